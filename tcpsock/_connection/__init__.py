@@ -1,0 +1,1 @@
+"""One connection, from asked-for to gone. Begin with life.py."""

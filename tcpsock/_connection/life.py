@@ -1,0 +1,620 @@
+"""The life of a connection, as its own thread lives it: open, serve, end.
+
+Read `Connection.live` first, then `_serve`, which decides what comes next, then `_end`. Everything
+that takes time happens in this thread, except what a caller does for itself: receiving while it is
+blocked in a read (receiving.py), and sending (sending.py). It is the only one that gives the
+descriptor back. It knows a `Connection`, never the public objects: when those are gone, the
+connection is told so by `drop`, and ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+import threading
+import time
+import warnings
+from collections.abc import Callable
+from typing import Final
+
+from .. import _threads
+from .._deadline import Deadline
+from .._errors import (
+    ConnectError,
+    ReadTimeout,
+    SocketError,
+    SocketForked,
+    SocketUpgraded,
+    StreamBusy,
+    bare,
+    fresh,
+)
+from .._futures import Settlements, settle, settle_in_forked_child
+from .._info import SocketStats
+from .._wire.platform import POLLERR, POLLIN, POLLOUT, POLLRDHUP, Waker, at_fork
+from .._wire.wire import HANGUP, WOKEN, Wire
+from .opening import Opener, Stopped, Upgrading, plaintext_injected
+from .receiving import Receiving
+from .sending import Sending
+from .state import Ending, Inbound, Outbound, Owner, Phase, State
+
+__all__ = ["Connection"]
+
+GRACE: Final = 0.05  # seconds that the receive side stays with a caller that has just read
+
+
+class Connection:
+    """One connection.
+
+    Args:
+        opener: opens it, in the connection's thread.
+        address: HOST:PORT for messages.
+        half_open: `allow_half_open`.
+        close_timeout: seconds for the graceful end, or None.
+        mark: `high_water_mark` in bytes.
+    """
+
+    def __init__(
+        self,
+        opener: Opener,
+        address: str | None,
+        *,
+        half_open: bool,
+        close_timeout: float | None,
+        mark: int,
+    ) -> None:
+        self._opener: Opener | None = opener
+        self._half_open = half_open
+        self._close_timeout = close_timeout
+        self.state = State(address)
+        self.receiving = Receiving(self.state, mark)
+        self.sending = Sending(self.state, self._write_blocked)
+        self.predecessor: Connection | None = None  # until it has handed its wire to this one
+        self.successor: Connection | None = None  # what start_tls() made
+        self._detached: socket.socket | None = None
+        self._made_at = time.monotonic()
+        with _living_lock:
+            _living.add(self)
+
+    def start(self) -> None:
+        """Let the connection live, in a thread of its own."""
+        try:
+            _threads.start(self._live_on, f"tcpsock {self.state.address}")
+        except RuntimeError as error:  # the interpreter is ending, or there are no more threads
+            address = self.state.address
+            failure = ConnectError(f"{address}: no thread to connect in: {error}", address=address)
+            failure.__cause__ = bare(error)
+            with self.state.lock:
+                self.state.fail(failure)
+            self._end()
+
+    # -- What callers ask for -------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Flush, FIN, drain, by the close timeout (rule E4). Returns at once; never raises."""
+        if self.successor is not None or self.state.ending is Ending.DETACHED:
+            return
+        with self.state.lock:
+            self._close()
+        self.sending.try_half_close()
+        self.state.settlements.run()
+
+    def _close(self) -> None:
+        """Requires the lock."""
+        state = self.state
+        self._refuse(state.closed_error("close"))
+        self.receiving.discard()
+        self.sending.close(state.closed_error("write"))
+        state.begin_closing(self._close_timeout)
+
+    def abort(self, reason: object = None) -> None:
+        """End at once, with a reset; after close(), end the wait (rule W5)."""
+        if self.successor is not None or self.state.ending is Ending.DETACHED:
+            return
+        state = self.state
+        with state.lock:
+            if state.ending is Ending.NONE and state.failure is None:
+                aborted = state.aborted_error(reason)
+                bare(aborted)
+                if state.phase is not Phase.ENDED:
+                    state.outcome = aborted
+                self._refuse(aborted)
+            self.receiving.discard()
+            state.cut()
+        state.settlements.run()
+
+    def _refuse(self, error: SocketError) -> None:
+        """Let every use raise this, unless something broke or ended it before (O3).
+
+        Requires the lock.
+        """
+        state = self.state
+        if state.refusal is None and state.failure is None and state.lost is None:
+            state.refusal = error
+            state.settlements.add(self.receiving.reader_closed, error=error)
+            state.settlements.add(self.sending.writer_closed, error=error)
+            self.receiving.reader_closed = self.sending.writer_closed = None
+
+    def close_writing(self) -> None:
+        """Half-close: FIN after the write in progress (rule W3)."""
+        state = self.state
+        with state.lock:
+            if state.refusal is None and state.failure is None:
+                self.sending.close(
+                    state.closed_error("write", "the writable side was closed by close()")
+                )
+        self.sending.try_half_close()
+
+    def cancel_reading(self) -> None:
+        """Give the inbound data up (rule R7)."""
+        self.receiving.cancel()
+
+    def drop(self) -> None:
+        """The last public object is gone (rule E6). Called by a finalizer, so it takes no lock:
+        the thread that it interrupts may hold it. Whoever holds it now is, or will wake, the
+        connection's thread, which looks at `dropped` before each wait.
+        """
+        state = self.state
+        if state.phase is Phase.ENDED or state.ending is not Ending.NONE:
+            return
+        state.dropped = True
+        if state.lock.acquire(blocking=False):
+            try:
+                state.wake_all()
+            finally:
+                state.lock.release()
+        if state.phase is Phase.OPEN:
+            self._warn_unclosed()
+
+    def _warn_unclosed(self) -> None:
+        address = self.state.address
+        warnings.warn(f"unclosed tcpsock.Socket {address}", ResourceWarning, source=self)
+
+    def _write_blocked(self) -> None:
+        """A write waits for the peer: read meanwhile. Requires the lock."""
+        self.receiving.begin_reading()
+        if self.receiving.owner is Owner.NOBODY:
+            self.state.thread_turn.notify()
+
+    # -- What callers may know ------------------------------------------------------------------
+
+    @property
+    def peer_has_ended(self) -> bool:
+        """Whether the peer's FIN, or close_notify, was seen."""
+        return self.receiving.inbound is Inbound.EOF
+
+    def stats(self) -> SocketStats:
+        """The counters, as they are just now."""
+        now = time.monotonic()
+        with self.state.lock:
+            return SocketStats(
+                bytes_received=self.receiving.received,
+                bytes_sent=self.sending.sent,
+                bytes_buffered=len(self.receiving.queue),
+                age=now - self._made_at,
+                idle=max(0.0, now - max(self.receiving.last_at, self.sending.last_at)),
+            )
+
+    def tls_session(self) -> ssl.SSLSession | None:
+        """The session to resume, if there is one."""
+        with self.state.lock:
+            wire = self.state.wire
+            return self.state.session if wire is None else wire.session
+
+    # -- Handing the wire on --------------------------------------------------------------------
+
+    def check_usable(self, phase: str) -> None:
+        """Raise what a socket that was closed, or failed, is refused with. Requires the lock."""
+        state = self.state
+        if state.refusal is not None:
+            raise fresh(state.refusal) from state.refusal
+        if self.sending.outbound is not Outbound.OPEN or self.receiving.cancelled:
+            error = state.closed_error(phase, "one side of the socket is closed")
+            raise error
+        if self.receiving.inbound is Inbound.EOF and state.failure is None:
+            raise state.closed_error(phase, "the peer has closed the connection")
+        failure = state.failure or state.lost
+        if failure is not None:
+            raise fresh(failure) from failure
+
+    def check_idle(self, phase: str, what: str) -> None:
+        """StreamBusy while somebody reads or writes. Requires the lock."""
+        if self.receiving.reading or self.sending.turn is not None or self.sending.waiting:
+            raise StreamBusy(
+                f"{self.state.address}: a read or write is in progress in another thread; {what}"
+                " when it is done",
+                phase=phase,  # type: ignore[arg-type]  # only ever a Phase
+                address=self.state.address,
+            )
+
+    def upgrade(self, successor: Connection, check: Callable[[], None]) -> None:
+        """Give the wire to another connection, as soon as there is one (rules S1, S2, S4).
+
+        Args:
+            successor: not started: this connection's thread goes on with it.
+            check: raises what S1 says; called with the lock held, and then nothing has changed.
+
+        Raises:
+            PlaintextInjected: bytes were read ahead and not taken; the connection is reset.
+        """
+        state = self.state
+        try:
+            with state.lock:
+                check()
+                if self.receiving.queue:
+                    injected = plaintext_injected(state.address)
+                    state.fail(injected, Ending.CUT)
+                    self.receiving.discard()
+                    raise fresh(injected) from injected
+                state.ending = Ending.UPGRADED
+                self._refuse(
+                    SocketUpgraded(
+                        f"{state.address}: start_tls() was called on this socket; use the one that"
+                        " it returned",
+                        phase="tls",
+                        address=state.address,
+                    )
+                )
+                self.successor = successor
+                successor.predecessor = self
+                state.wake_all()
+        finally:
+            state.settlements.run()
+
+    def detach(self, timeout: float | None) -> socket.socket:
+        """Hand out the bare socket, in blocking mode; this connection is then done.
+
+        Raises: as check_usable() and check_idle(); StreamBusy for bytes that were read ahead;
+            ReadTimeout.
+        """
+        state = self.state
+        deadline = Deadline(timeout)
+        with state.lock:
+            while state.phase is Phase.OPENING:
+                self.check_usable("close")
+                self.check_idle("close", "detach()")
+                if not state.callers_turn.wait(deadline.remaining()):
+                    raise self._detach_timed_out(timeout)
+            self._check_detachable()
+            state.ending = Ending.DETACHED
+            state.wake_all()
+            while state.phase is not Phase.ENDED:
+                # The thread is on its way out of a poll; but it may be in a user's callback.
+                remaining = deadline.remaining()
+                remaining = None if remaining is None else max(remaining, GRACE)
+                if not state.callers_turn.wait(remaining) and not state.leaving:
+                    state.ending = Ending.NONE
+                    raise self._detach_timed_out(timeout)
+                if state.ending is not Ending.DETACHED:
+                    self._check_detachable()
+            sock, self._detached = self._detached, None
+        state.settlements.run()
+        if sock is None:  # it broke at the last moment
+            assert state.failure is not None
+            raise fresh(state.failure) from state.failure
+        sock.settimeout(None)
+        return sock
+
+    def _check_detachable(self) -> None:
+        """Requires the lock."""
+        state = self.state
+        if state.refusal is not None:
+            raise fresh(state.refusal) from state.refusal
+        failure = state.failure or state.lost
+        if failure is not None:
+            raise fresh(failure) from failure
+        if state.phase is Phase.ENDED:
+            raise state.closed_error("close", "the connection has ended")
+        self.check_idle("close", "detach()")
+        if self.receiving.queue or (state.wire is not None and state.wire.holds_bytes):
+            raise StreamBusy(
+                f"{state.address}: {len(self.receiving.queue)} bytes have been read ahead; read"
+                " them first, or detach() before asking for a reader",
+                phase="close",
+                address=state.address,
+            )
+
+    def _detach_timed_out(self, timeout: float | None) -> ReadTimeout:
+        return ReadTimeout(
+            f"{self.state.address}: detach timed out after {timeout:g} s; nothing has changed",
+            address=self.state.address,
+        )
+
+    def discard(self) -> None:
+        """This connection was made for start_tls(), which then was not allowed."""
+        with self.state.lock:
+            self.state.phase, self.state.ending = Phase.ENDED, Ending.CUT
+        with _living_lock:
+            _living.discard(self)
+
+    # -- The thread's story ---------------------------------------------------------------------
+
+    def _live_on(self) -> None:
+        """The thread's work: this connection, and those that start_tls() makes of it."""
+        connection: Connection | None = self
+        while connection is not None:
+            connection = connection.live()
+
+    def live(self) -> Connection | None:
+        """Open, serve, end. Returns the connection to go on with, after start_tls()."""
+        try:
+            if self._open():
+                self._serve()
+        except BaseException as error:  # a fault of ours must not leave anybody waiting
+            failure = ConnectError(f"{self.state.address}: internal error: {error!r}")
+            failure.__cause__ = bare(error)
+            with self.state.lock:
+                self.state.fail(failure)
+        return self._end()
+
+    def _open(self) -> bool:
+        """Come to a wire. False if there is nothing to serve."""
+        state = self.state
+        opener, self._opener = self._opener, None
+        assert opener is not None
+        try:
+            if state.waker is None:
+                with state.lock:
+                    state.waker = Waker()
+            wire, info = opener.open(state.waker, self._is_over)
+        except Stopped:
+            return False
+        except SocketError as error:
+            self._fail_opening(error)
+            return False
+        except OSError as error:
+            self._fail_opening(
+                ConnectError(
+                    f"{state.address}: no descriptor to connect with: {error}",
+                    address=state.address,
+                    errno=error.errno,
+                )
+            )
+            return False
+        with state.lock:
+            state.wire, state.info = wire, info
+            if self._is_over():
+                return False
+            state.phase = Phase.OPEN
+        settle(state.opened, info)
+        with state.lock:
+            state.callers_turn.notify_all()
+        if state.dropped:
+            with contextlib.suppress(ResourceWarning):  # there is nobody to raise it to
+                self._warn_unclosed()
+        return True
+
+    def _is_over(self) -> bool:
+        """Whether the opening is of no use any more; after start_tls() its successor says so."""
+        connection = self
+        while connection.successor is not None:
+            connection = connection.successor
+        return connection.state.ending in (Ending.CLOSING, Ending.CUT)
+
+    def _fail_opening(self, error: SocketError) -> None:
+        """It, and whatever start_tls() was to make of it, fails with this (rules O3, S4)."""
+        bare(error)
+        state = self.state
+        with state.lock:
+            if state.ending is Ending.UPGRADED:
+                state.ending, state.failure, state.outcome = Ending.FAILED, error, error
+                state.wake_all()
+            else:
+                state.fail(error)
+
+    def _serve(self) -> None:
+        """Read ahead, notice hang-ups, close what is to be closed, until the end is decided."""
+        state, receiving, sending = self.state, self.receiving, self.sending
+        wire = state.wire
+        assert wire is not None
+        while True:
+            with state.lock:
+                if self._decide():
+                    state.leaving = True
+                    return
+                fin_is_due = sending.fin_is_due
+                if not fin_is_due:
+                    if self._stand_back():
+                        continue
+                    events = self._choose_events(wire)
+                    receiving.owner = Owner.THREAD
+            if fin_is_due:
+                sending.try_half_close()
+                continue
+            if state.dropped and state.ending is Ending.NONE:
+                found = 0  # a finalizer said so that could not take the lock to wake us
+            elif events & POLLIN and (wire.maybe_more or receiving.inbound is Inbound.DRAINING):
+                found = POLLIN
+            else:
+                closing = state.ending is Ending.CLOSING
+                found = wire.wait_to_receive(events, state.closing if closing else None)
+            if found & WOKEN:
+                state.clear_waker()
+            if found & POLLOUT:
+                sending.flush_tail(wire)
+            if found & ~WOKEN and events & POLLIN:
+                receiving.receive_ahead(wire)
+            else:
+                reset = bool(found & POLLERR) or (bool(found & HANGUP) and wire.was_reset())
+                with state.lock:
+                    receiving.owner = Owner.NOBODY
+                    if found & HANGUP:
+                        receiving.note_hangup(reset)
+
+    def _decide(self) -> bool:
+        """Move on to the next state, where it is time to. True: there is nothing left to serve.
+
+        Requires the lock.
+        """
+        state, receiving, sending = self.state, self.receiving, self.sending
+        if state.dropped and state.ending is Ending.NONE:
+            self._close()
+        if state.ending is Ending.CLOSING and not sending.fin_is_due and state.closing.expired():
+            state.cut()
+        if state.ending is Ending.DETACHED and receiving.queue:
+            state.ending = Ending.NONE  # bytes came in at the last moment: detach() says so
+            state.callers_turn.notify_all()
+        if state.ending not in (Ending.NONE, Ending.CLOSING):
+            return True
+        if state.lost is not None:
+            receiving.drain()
+            if receiving.inbound is not Inbound.DRAINING:
+                state.fail(state.lost)
+                return True
+        if receiving.inbound is Inbound.EOF:
+            if not self._half_open:
+                sending.close(sending.peer_closed_error())
+            return sending.outbound is Outbound.SHUT
+        if receiving.cancelled and sending.outbound is Outbound.SHUT:
+            state.begin_closing(self._close_timeout)  # nothing is left to do (rule R7)
+        return False
+
+    def _stand_back(self) -> bool:
+        """Wait while the receive side is a caller's, or may soon be again. True if it waited.
+
+        Requires the lock.
+        """
+        state, receiving = self.state, self.receiving
+        if receiving.owner is Owner.CALLER or receiving.wanted:
+            receiving.thread_waits = True
+            if receiving.wanted:
+                state.callers_turn.notify_all()
+            state.thread_turn.wait(state.closing.remaining())
+            receiving.thread_waits = False
+            return True
+        if (
+            receiving.inbound is Inbound.READING
+            and state.ending is Ending.NONE
+            and state.lost is None
+            and not self.sending.blocked
+            and not self.sending.tail
+        ):
+            grace = receiving.left_at + GRACE - time.monotonic()
+            if grace > 0:
+                state.thread_turn.wait(grace)
+                return True
+        return False
+
+    def _choose_events(self, wire: Wire) -> int:
+        """What the thread's next poll is for. Requires the lock."""
+        receiving = self.receiving
+        receiving.stalled = (
+            receiving.inbound is Inbound.READING and len(receiving.queue) >= receiving.mark
+        )
+        if receiving.inbound is Inbound.EOF or (receiving.stalled and receiving.peer_done):
+            events = 0  # a hang-up that is known would end each poll at once
+        elif receiving.inbound is Inbound.WATCHED or receiving.stalled:
+            events = POLLRDHUP or POLLERR
+        else:
+            events = wire.receive_events
+        return events | POLLOUT if self.sending.tail else events
+
+    def _end(self) -> Connection | None:
+        """Give the wire back, or on, and settle every future. Returns the one to go on with."""
+        state, receiving, sending = self.state, self.receiving, self.sending
+        with state.lock:
+            state.leaving = True
+            receiving.thread_waits = True
+            while receiving.owner is Owner.CALLER or sending.turn is not None:
+                state.thread_turn.wait()  # they have been woken and are on their way out
+            wire, waker, successor = state.wire, state.waker, self.successor
+            handed_on = wire is not None and state.ending is Ending.UPGRADED
+            if wire is not None:
+                state.session = wire.session
+            if handed_on:
+                assert successor is not None
+                successor.take_over(self, bool(receiving.queue))
+            elif wire is not None and state.ending is Ending.DETACHED:
+                self._detached = wire.release()
+                self._refuse(state.closed_error("close", "the socket was handed out by detach()"))
+            elif wire is not None and state.ending is Ending.CUT:
+                wire.reset()
+            elif wire is not None:
+                wire.close()
+            state.wire = state.waker = None
+            state.phase = Phase.ENDED
+            if waker is not None and not handed_on:
+                waker.close()
+            over = state.failure or state.refusal
+            if successor is not None and not isinstance(state.failure, SocketError):
+                over = successor.state.refusal  # that one was closed while this was opening
+            settlements = Settlements()
+            if not state.opened.done():
+                settlements.add(state.opened, error=over)
+            for future in (receiving.reader_closed, sending.writer_closed):
+                if state.failure is not None:
+                    settlements.add(future, error=state.failure)
+            if state.failure is not None:
+                receiving.reader_closed = sending.writer_closed = None
+            settlements.add(state.closed, error=state.outcome)
+            state.callers_turn.notify_all()
+        with _living_lock:
+            _living.discard(self)
+        state.settlements.run()
+        settlements.run()
+        if successor is None:
+            return None
+        successor.predecessor = None
+        if handed_on:
+            return successor
+        if state.failure is not None:
+            successor._fail_opening(state.failure)
+        return successor._end()
+
+    def take_over(self, predecessor: Connection, plaintext_read: bool) -> None:
+        """Receive the wire of the connection that this one upgrades. Requires the other's lock."""
+        upgrading = predecessor.state
+        opener = self._opener
+        assert upgrading.wire is not None and upgrading.info is not None
+        assert isinstance(opener, Upgrading)
+        opener.take_over(upgrading.wire, upgrading.info, plaintext_read=plaintext_read)
+        self.state.waker = upgrading.waker
+
+    # -- Fork -----------------------------------------------------------------------------------
+
+    def forked(self) -> None:
+        """In a child: this connection is the parent's (rule E8). Nothing here may block."""
+        state = self.state
+        state.replace_locks()
+        error = SocketForked(
+            f"{state.address}: this socket belongs to the parent process; connect() anew in this"
+            " one",
+            phase="close",
+            address=state.address,
+        )
+        state.refusal, state.failure, state.phase = error, None, Phase.ENDED
+        self.receiving.reading = False
+        self.receiving.owner = Owner.NOBODY
+        self.receiving.queue.clear()
+        self.sending.turn = None
+        futures = (
+            state.opened,
+            state.closed,
+            self.receiving.reader_closed,
+            self.sending.writer_closed,
+        )
+        for future in futures:
+            if future is not None:
+                settle_in_forked_child(future, error)
+        wire, waker, state.wire, state.waker = state.wire, state.waker, None, None
+        if wire is not None:
+            wire.abandon()
+        if waker is not None:
+            waker.close()
+
+
+# Every connection whose thread lives, for a forked child to give up. The lock guards the set, and
+# is held across fork; it is taken after a connection's own lock or without it.
+_living_lock = threading.Lock()
+_living: set[Connection] = set()
+
+
+def _in_child() -> None:
+    for connection in _living:
+        connection.forked()
+    _living.clear()
+    _living_lock.release()
+
+
+at_fork(before=_living_lock.acquire, in_parent=_living_lock.release, in_child=_in_child)

@@ -1,0 +1,550 @@
+"""The receive side: who owns it, what has been read ahead, and how it changes hands.
+
+One owner at a time receives: nobody, the connection's thread, or a caller that is blocked in a
+read. A caller that finds the queue empty receives for itself, so its bytes cross no thread; the
+thread reads ahead when nobody is reading.
+
+The hand-over:
+- Thread to caller: the caller adds itself to `wanted`, sets the waker, and waits on
+  `callers_turn`. The thread comes out of its poll, gives up, and stands back while `wanted`.
+- Caller to thread: on leaving, the caller stamps `left_at` and, if the thread waits for it, wakes
+  the thread, which then lets a grace pass before it takes over: who reads once mostly reads again.
+  No grace is given where somebody needs the thread now (`Connection._may_linger`).
+- Nothing is lost or reordered, because only the owner receives, and it puts what it received into
+  the queue, or gives it to its caller, in the same critical section in which it gives up.
+- Only the owner, or who is about to become it, clears the waker.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import time
+import weakref
+from collections.abc import Callable
+from typing import Any, Final
+
+from .. import _deadline
+from .._deadline import Deadline
+from .._errors import (
+    IncompleteRead,
+    LimitExceeded,
+    ReadTimeout,
+    SocketError,
+    StreamBusy,
+    StreamLocked,
+    fresh,
+)
+from .._wire.wire import TIMED_OUT, WANT, WOKEN, Wire
+from .queue import ByteQueue
+from .state import Inbound, Owner, Phase, State
+
+__all__ = ["Receiving"]
+
+CHUNK: Final = 1 << 18  # bytes to receive at once: larger ones gain nothing
+_READ_PAST: Final = 1 << 16  # bytes that a small read takes from the kernel while it is there
+_HANDOVER: Final = 0.05  # seconds that a read with less time left still waits for the thread
+
+_LOOK: Final = -3  # what a wait found, beside the wire's own: look at the state again
+_OVER: Final = -4  # the deadline is over
+_READY: Final = -5  # a receive may succeed
+
+# Buffers to receive into, for whoever receives just now. list.append and list.pop are atomic.
+_buffers: list[bytearray] = []
+
+
+def _borrow() -> bytearray:
+    try:
+        return _buffers.pop()
+    except IndexError:
+        return bytearray(CHUNK)
+
+
+class Receiving:
+    """What a connection receives.
+
+    Attributes, each guarded by the state's lock:
+        queue: received and not yet read.
+        inbound: see the enum.
+        mark: `high_water_mark`: how many bytes may be read ahead.
+        owner: who may receive.
+        wanted: how many callers wait for the thread to give up.
+        reading: a read is in progress.
+        thread_waits: the thread waits for the caller that owns the receive side.
+        stalled: the thread waits for room in the queue.
+        peer_done: the peer's FIN is known to be behind what the queue has no room for.
+        cancelled: the inbound data was given up by cancel(): reads give EOF.
+        left_at: when a caller last gave up the receive side, as time.monotonic() counts.
+        lease: the Reader, iterator or file that has the stream's lock.
+        reader_closed: that Reader's `closed`.
+        received: bytes so far; last_at: when the last ones came.
+    """
+
+    def __init__(self, state: State, mark: int) -> None:
+        self._state = state
+        self.mark = mark
+        self.queue = ByteQueue()
+        self.inbound = Inbound.WATCHED
+        self.owner = Owner.NOBODY
+        self.wanted = 0
+        self.reading = False
+        self.thread_waits = False
+        self.stalled = False
+        self.peer_done = False
+        self.cancelled = False
+        self.left_at = 0.0
+        self.lease: weakref.ref[object] | None = None
+        self.reader_closed: concurrent.futures.Future[Any] | None = None
+        self.received = 0
+        self.last_at = _deadline.clock()
+
+    # -- The stream's lock ----------------------------------------------------------------------
+
+    @property
+    def locked(self) -> bool:
+        """Whether somebody holds the stream's lock; a holder that is gone holds nothing."""
+        return self.lease is not None and self.lease() is not None
+
+    def acquire(self, holder: object, closed: concurrent.futures.Future[Any] | None) -> None:
+        """Take the stream's lock; reading ahead begins (rule R0)."""
+        state = self._state
+        with state.lock:
+            if self.locked:
+                raise StreamLocked(
+                    f"{state.address}: the readable stream is locked to another reader;"
+                    " release_lock() that one first",
+                    phase="read",
+                    address=state.address,
+                )
+            if state.refusal is not None:
+                raise fresh(state.refusal) from state.refusal
+            self.lease = weakref.ref(holder)
+            self.reader_closed = closed
+            if closed is not None:
+                self._settle_if_over(closed)
+            self.begin_reading()
+        state.settlements.run()
+
+    def release(self, holder: object) -> None:
+        """Give the stream's lock back; StreamBusy while a read is in progress."""
+        state = self._state
+        with state.lock:
+            if self.lease is None or self.lease() is not holder:
+                return
+            if self.reading:
+                raise StreamBusy(
+                    f"{state.address}: a read is in progress; release_lock() when it is done",
+                    phase="read",
+                    address=state.address,
+                )
+            self.lease = None
+            closed, self.reader_closed = self.reader_closed, None
+            state.settlements.add(closed, error=self._released())
+        state.settlements.run()
+
+    def begin_reading(self) -> None:
+        """Read ahead from now on. Requires the lock."""
+        if self.inbound is Inbound.WATCHED:
+            self.inbound = Inbound.READING
+            if self.owner is Owner.THREAD:  # it polls for a hang-up only: poll for bytes
+                assert self._state.waker is not None
+                self._state.waker.set()
+
+    def cancel(self) -> None:
+        """Throw away what came and what comes; the write side goes on (rule R7)."""
+        state = self._state
+        with state.lock:
+            if state.refusal is None and state.failure is None and not self.cancelled:
+                self.cancelled = True
+                self.queue.clear()
+                if self.inbound is not Inbound.EOF:
+                    self.inbound = Inbound.DISCARDED
+                state.settlements.add(self.reader_closed)
+                self.reader_closed = None
+                state.wake_all()
+        state.settlements.run()
+
+    def discard(self) -> None:
+        """The same for close(), which also drops what was read ahead. Requires the lock."""
+        self.queue.clear()
+        if self.inbound is not Inbound.EOF:
+            self.inbound = Inbound.DISCARDED
+
+    def drain(self) -> None:
+        """Take in what the kernel still holds: the connection is lost. Requires the lock."""
+        if self.inbound in (Inbound.WATCHED, Inbound.READING):
+            self.inbound = Inbound.DRAINING
+
+    # -- Read calls -----------------------------------------------------------------------------
+
+    def read(self, reader: object, max_bytes: int, timeout: float | None) -> bytes:
+        """What is there, at least one byte, at most max_bytes; b"" at EOF (rule R2)."""
+        state = self._state
+        deadline = None if timeout is None else Deadline(timeout)
+        mine = False
+        buffer = None
+        try:
+            while True:
+                with state.lock:
+                    if not mine:
+                        self._start(reader)
+                        mine = True
+                    if self.queue:
+                        return self._taken(self.queue.take(max_bytes))
+                    if self._at_end():
+                        self._settle_delivered()
+                        return b""
+                    owned = self._own(deadline, timeout)
+                if not owned:
+                    continue
+                got = self._wait(deadline)
+                while got == _READY:
+                    if buffer is None:
+                        buffer = _borrow()
+                    with memoryview(buffer) as whole, whole[: self._ask_for(max_bytes)] as view:
+                        got = self._receive(view, deadline)
+                with state.lock:
+                    self._give_up()
+                    if got > 0:
+                        assert buffer is not None
+                        self._count(got)
+                        if state.refusal is None and not self.cancelled:
+                            if got <= max_bytes:
+                                return bytes(memoryview(buffer)[:got])
+                            self.queue.append(memoryview(buffer)[:got])
+                    elif got == 0:
+                        self._note_eof()
+                if got == _OVER:
+                    raise self._timed_out(timeout)
+        finally:
+            self._finish(mine, buffer)
+
+    def readinto(self, reader: object, view: memoryview, timeout: float | None) -> int:
+        """Fill the start of the caller's own buffer; 0 at EOF (rule R2)."""
+        state = self._state
+        deadline = None if timeout is None else Deadline(timeout)
+        mine = False
+        try:
+            while True:
+                with state.lock:
+                    if not mine:
+                        self._start(reader)
+                        mine = True
+                    if self.queue:
+                        taken = self.queue.take_into(view)
+                        self._made_room()
+                        return taken
+                    if self._at_end():
+                        self._settle_delivered()
+                        return 0
+                    owned = self._own(deadline, timeout)
+                if not owned:
+                    continue
+                got = self._wait(deadline)
+                while got == _READY:
+                    got = self._receive(view, deadline)
+                with state.lock:
+                    self._give_up()
+                    if got > 0:
+                        self._count(got)
+                        if state.refusal is None and not self.cancelled:
+                            return got
+                    elif got == 0:
+                        self._note_eof()
+                if got == _OVER:
+                    raise self._timed_out(timeout)
+        finally:
+            self._finish(mine, None)
+
+    def gather(
+        self,
+        reader: object,
+        timeout: float | None,
+        complete: Callable[[ByteQueue, bool], bytes | None],
+    ) -> bytes:
+        """Receive into the queue until a read call has what it asked for.
+
+        Args:
+            reader: who asks; it must hold the stream's lock.
+            timeout: seconds for the whole call, or None.
+            complete: called under the lock with the queue and whether EOF follows it; takes its
+                bytes out and returns them, or None for "more, please" (never at EOF), or raises.
+                Until then the bytes stay in the queue: a call that gives up has lost nothing (R4).
+        """
+        state = self._state
+        deadline = None if timeout is None else Deadline(timeout)
+        mine = False
+        buffer = None
+        try:
+            while True:
+                with state.lock:
+                    if not mine:
+                        self._start(reader)
+                        mine = True
+                    over = self.inbound is Inbound.EOF or self.cancelled
+                    result = complete(self.queue, over and state.failure is None)
+                    if result is not None:
+                        if over and not self.queue:
+                            self._settle_delivered()
+                        return self._taken(result)
+                    self._at_end()
+                    owned = self._own(deadline, timeout)
+                if not owned:
+                    continue
+                got = self._wait(deadline)
+                while got == _READY:
+                    if buffer is None:
+                        buffer = _borrow()
+                    with memoryview(buffer) as view:
+                        got = self._receive(view, deadline)
+                with state.lock:
+                    self._give_up()
+                    if got > 0:
+                        assert buffer is not None
+                        self._count(got)
+                        if state.refusal is None and not self.cancelled:
+                            with memoryview(buffer) as view:
+                                self.queue.append(view[:got])
+                    elif got == 0:
+                        self._note_eof()
+                if got == _OVER:
+                    raise self._timed_out(timeout)
+        finally:
+            self._finish(mine, buffer)
+
+    def put_back(self, unread: bytes) -> None:
+        """Return what was read and not used; the next read gives it first (rule R3)."""
+        with self._state.lock:
+            if self._state.refusal is None and not self.cancelled:
+                self.queue.put_back(unread)
+
+    # -- Steps of a read call. Each requires the lock unless it says otherwise. -----------------
+
+    def _start(self, reader: object) -> None:
+        """Begin a read: the caller holds the stream's lock, and nobody else is reading."""
+        state = self._state
+        if state.refusal is not None:
+            raise fresh(state.refusal) from state.refusal
+        if self.lease is None or self.lease() is not reader:
+            raise self._released()
+        if self.reading:
+            raise StreamBusy(
+                f"{state.address}: another thread is blocked in a read on this stream",
+                phase="read",
+                address=state.address,
+            )
+        self.reading = True
+
+    def _at_end(self) -> bool:
+        """Whether reads give EOF now that the queue is empty; raises if they give an error."""
+        state = self._state
+        if state.refusal is not None:
+            raise fresh(state.refusal) from state.refusal
+        if self.cancelled:
+            return True
+        if state.failure is not None:
+            raise fresh(state.failure) from state.failure
+        return self.inbound is Inbound.EOF
+
+    def _own(self, deadline: Deadline | None, timeout: float | None) -> bool:
+        """Become the owner of the receive side; False if it's worth looking again first."""
+        state = self._state
+        if state.phase is Phase.OPEN and self.owner is Owner.NOBODY:
+            self.owner = Owner.CALLER
+            return True
+        remaining = None if deadline is None else deadline.remaining()
+        if state.phase is Phase.OPENING:
+            if remaining == 0:
+                raise self._timed_out(timeout)
+            state.callers_turn.wait(remaining)
+            return False
+        # The thread has it and is on its way out of a poll. That takes no time worth counting,
+        # so that "timeout=0" still sees what the kernel has; but it may be in a user's callback.
+        if remaining is not None and remaining < _HANDOVER:
+            remaining = _HANDOVER
+        self.wanted += 1
+        try:
+            assert state.waker is not None
+            state.waker.set()
+            if not state.callers_turn.wait(remaining) and deadline is not None:
+                raise self._timed_out(timeout)
+        finally:
+            self.wanted -= 1
+        return False
+
+    def _give_up(self) -> None:
+        """Leave the receive side to whoever wants it."""
+        self.owner = Owner.NOBODY
+        self.left_at = time.monotonic()
+        if self.thread_waits:
+            self._state.thread_turn.notify()
+
+    def _count(self, got: int) -> None:
+        self.received += got
+        self.last_at = self.left_at
+
+    def _taken(self, chunk: bytes) -> bytes:
+        self._made_room()
+        return chunk
+
+    def _made_room(self) -> None:
+        """Let the thread read on once half of the queue is free, or all that is left has room."""
+        if self.stalled and (self.peer_done or len(self.queue) <= self.mark // 2):
+            self.stalled = False
+            if self._state.waker is not None:
+                self._state.waker.set()
+
+    def _note_eof(self) -> None:
+        """The peer has ended; but after a failed send that is no clean end (rule R9)."""
+        state = self._state
+        if state.lost is not None:
+            state.fail(state.lost)
+        elif self.inbound is not Inbound.EOF:
+            self.inbound = Inbound.EOF
+            state.thread_turn.notify()
+
+    def _settle_delivered(self) -> None:
+        self._state.settlements.add(self.reader_closed)
+        self.reader_closed = None
+
+    def _settle_if_over(self, closed: concurrent.futures.Future[Any]) -> None:
+        """A reader that comes too late learns at once how the reading ended (rule R10)."""
+        state = self._state
+        if state.failure is not None:
+            state.settlements.add(closed, error=state.failure)
+            self.reader_closed = None
+        elif self.cancelled:
+            self._settle_delivered()
+
+    def _finish(self, mine: bool, buffer: bytearray | None) -> None:
+        """The last step of every read, also when an exception ends it. Takes the lock."""
+        state = self._state
+        if buffer is not None:
+            _buffers.append(buffer)
+        if mine:
+            with state.lock:
+                self.reading = False
+                if self.owner is Owner.CALLER:  # an exception came out of the wait
+                    self._give_up()
+            if state.settlements:
+                state.settlements.run()
+
+    # -- For the owner, without the lock --------------------------------------------------------
+
+    def _ask_for(self, max_bytes: int) -> int:
+        """How many bytes to receive for a read: a small one may as well fill the queue."""
+        if max_bytes >= CHUNK:
+            return CHUNK
+        return max(max_bytes, min(_READ_PAST, self.mark))
+
+    def _wait(self, deadline: Deadline | None) -> int:
+        """Wait, as the owner, until a receive may succeed.
+
+        Returns: _READY; _LOOK if the state changed; _OVER when the deadline is.
+        """
+        wire = self._state.wire
+        assert wire is not None
+        if wire.maybe_more:
+            return _READY
+        found = wire.wait_to_receive(wire.receive_events, deadline)
+        if found & WOKEN:
+            self._state.clear_waker()
+            return _LOOK
+        return _OVER if found == TIMED_OUT else _READY
+
+    def _receive(self, view: memoryview, deadline: Deadline | None) -> int:
+        """Receive, as the owner; wait again if there was nothing.
+
+        Returns: how many bytes; 0 at EOF; or what _wait() found. A failure is told by the state.
+        """
+        wire = self._state.wire
+        assert wire is not None
+        try:
+            got = wire.recv_into(view)
+        except SocketError as error:
+            with self._state.lock:
+                self._state.fail(error)
+            return _LOOK
+        return self._wait(deadline) if got == WANT else got
+
+    def receive_ahead(self, wire: Wire) -> None:
+        """One receive of the connection's thread, as the owner; it gives up in the end."""
+        state = self._state
+        room = CHUNK
+        if self.inbound is Inbound.READING:
+            room = min(CHUNK, max(1, self.mark - len(self.queue)))
+        buffer = _borrow()
+        try:
+            with memoryview(buffer) as whole, whole[:room] as view:
+                try:
+                    got = wire.recv_into(view)
+                except SocketError as error:
+                    with state.lock:
+                        self.owner = Owner.NOBODY
+                        state.fail(error)
+                    return
+                with state.lock:
+                    self.owner = Owner.NOBODY
+                    if got > 0:
+                        self.received += got
+                        self.last_at = time.monotonic()
+                        if self.inbound in (Inbound.READING, Inbound.DRAINING):
+                            self.queue.append(view[:got])
+                    elif got == 0:
+                        self._note_eof()
+                    elif state.lost is not None:  # that was all that the kernel had
+                        state.fail(state.lost)
+                    if self.reading:
+                        state.callers_turn.notify_all()
+        finally:
+            _buffers.append(buffer)
+
+    def note_hangup(self, reset: bool) -> None:
+        """The thread's poll has told that the peer hung up. Requires the lock."""
+        if self.inbound is Inbound.WATCHED:
+            self.inbound = Inbound.READING  # find out how (rule R0)
+        elif self.stalled and reset:
+            self.inbound = Inbound.DRAINING
+        elif self.stalled:
+            self.peer_done = True
+
+    # -- Errors ---------------------------------------------------------------------------------
+
+    def _timed_out(self, timeout: float | None) -> ReadTimeout:
+        address = self._state.address
+        doing = "connecting" if self._state.phase is Phase.OPENING else "waiting for the peer"
+        return ReadTimeout(
+            f"{address}: read timed out after {timeout:g} s of {doing}; nothing is lost, the next"
+            " read gives what comes",
+            phase="read",
+            address=address,
+        )
+
+    def _released(self) -> StreamLocked:
+        address = self._state.address
+        return StreamLocked(
+            f"{address}: this reader has released its lock; get_reader() gives a new one",
+            phase="read",
+            address=address,
+        )
+
+    def incomplete(self, partial: bytes, expected: int | None, what: str) -> IncompleteRead:
+        """The error of a read that met EOF too early; `partial` has been taken out."""
+        address = self._state.address
+        return IncompleteRead(
+            f"{address}: the peer ended after {len(partial)} bytes, before {what} (read)",
+            phase="read",
+            address=address,
+            partial=partial,
+            expected=expected,
+        )
+
+    def beyond_limit(self, limit: int, what: str) -> LimitExceeded:
+        """The error of a read that found no end within its limit; nothing was taken out."""
+        address = self._state.address
+        return LimitExceeded(
+            f"{address}: {what} within limit={limit} bytes (read); nothing was consumed",
+            phase="read",
+            address=address,
+        )
+
+

@@ -1,0 +1,339 @@
+"""The send side: one write at a time, whole, by its deadline; then the half-close.
+
+A caller sends for itself. It takes the turn first, also while the connection is still opening, and
+keeps it until its bytes are with the kernel; others wait. The half-close needs the turn too: who
+asks for it tries, and whoever gives the turn up tries again, so FIN goes out in place or right
+behind the write in progress, and no thread has to wait for it.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import time
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+from .. import _deadline
+from .._deadline import Deadline
+from .._errors import (
+    ConnectionLost,
+    SocketError,
+    StreamBusy,
+    StreamLocked,
+    WriteTimeout,
+    bare,
+    fresh,
+)
+from .._wire.wire import TIMED_OUT, WANT, WOKEN, Wire
+from .state import Ending, Outbound, Phase, State
+
+__all__ = ["Sending"]
+
+
+class Sending:
+    """What a connection sends.
+
+    Attributes, each guarded by the state's lock:
+        outbound: see the enum.
+        refusal: what later writes raise, once the write side is closed.
+        turn: who is sending: the write's view, or this object itself for the half-close.
+        waiting: how many writes wait for their turn.
+        blocked: the write in progress waits for the peer to take more.
+        tail: the half-close has begun, and the kernel had no room for all of it.
+        lease: the Writer or file that has the stream's lock.
+        writer_closed: that Writer's `closed`.
+        sent: bytes so far; last_at: when the last ones went.
+    """
+
+    def __init__(self, state: State, on_blocked: Callable[[], None]) -> None:
+        self._state = state
+        self._on_blocked = on_blocked  # called with the lock held
+        self.outbound = Outbound.OPEN
+        self.refusal: SocketError | None = None
+        self.turn: object | None = None
+        self.waiting = 0
+        self.blocked = False
+        self.tail = False
+        self.lease: weakref.ref[object] | None = None
+        self.writer_closed: concurrent.futures.Future[Any] | None = None
+        self.sent = 0
+        self.last_at = _deadline.clock()
+
+    # -- The stream's lock ----------------------------------------------------------------------
+
+    @property
+    def locked(self) -> bool:
+        """Whether somebody holds the stream's lock; a holder that is gone holds nothing."""
+        return self.lease is not None and self.lease() is not None
+
+    def acquire(self, holder: object, closed: concurrent.futures.Future[Any] | None) -> None:
+        """Take the stream's lock."""
+        state = self._state
+        with state.lock:
+            if self.locked:
+                raise StreamLocked(
+                    f"{state.address}: the writable stream is locked to another writer;"
+                    " release_lock() that one first",
+                    phase="write",
+                    address=state.address,
+                )
+            if state.refusal is not None:
+                raise fresh(state.refusal) from state.refusal
+            self.lease = weakref.ref(holder)
+            self.writer_closed = closed
+            if state.failure is not None:
+                self._settle(state.failure)
+            elif self.outbound is Outbound.SHUT:
+                self._settle(None)
+        state.settlements.run()
+
+    def release(self, holder: object) -> None:
+        """Give the stream's lock back; StreamBusy while a write is in progress."""
+        state = self._state
+        with state.lock:
+            if self.lease is None or self.lease() is not holder:
+                return
+            if self.waiting or self.turn not in (None, self):
+                raise StreamBusy(
+                    f"{state.address}: a write is in progress; release_lock() when it is done",
+                    phase="write",
+                    address=state.address,
+                )
+            self.lease = None
+            self._settle(self._released())
+        state.settlements.run()
+
+    # -- Writing --------------------------------------------------------------------------------
+
+    def write(self, writer: object, view: memoryview, timeout: float | None) -> None:
+        """Send all of the view (rules W1, W2, W4).
+
+        Args:
+            writer: who asks; it must hold the stream's lock.
+            view: of bytes ("B"), one dimension.
+            timeout: seconds for the whole call, or None.
+        """
+        state = self._state
+        deadline = None if timeout is None else Deadline(timeout)
+        sent = 0
+        begun = False
+        try:
+            with state.lock:
+                self._check(writer)
+                if self.turn is not None:
+                    self._wait_for_turn(writer, deadline, timeout)
+                self.turn = view
+                if state.phase is Phase.OPENING:
+                    self._wait_for_opening(deadline, timeout)
+                wire = state.wire
+            if wire is None or not view:
+                return
+            begun = True
+            while True:
+                took = wire.send(view[sent:] if sent else view)
+                if took != WANT:
+                    sent += took
+                    if sent == len(view):
+                        return
+                elif not self._wait_for_room(wire, deadline):
+                    raise self._timed_out(view, sent, wire, timeout)
+        except SocketError as error:
+            if begun:
+                stored = self._broken(error)
+                raise fresh(stored) from stored
+            raise
+        except BaseException as error:
+            if begun:  # nobody can know how much of it went out (rule W4)
+                with state.lock:
+                    state.fail(state.aborted_error(error), Ending.CUT)
+            raise
+        finally:
+            self._give_turn_up(view, sent)
+
+    def _check(self, writer: object) -> None:
+        """Whether this writer may write. Requires the lock."""
+        state = self._state
+        if state.refusal is not None:
+            raise fresh(state.refusal) from state.refusal
+        if self.lease is None or self.lease() is not writer:
+            raise self._released()
+        for error in (state.failure, state.lost, self.refusal):
+            if error is not None:
+                raise fresh(error) from error
+
+    def _wait_for_turn(
+        self, writer: object, deadline: Deadline | None, timeout: float | None
+    ) -> None:
+        """Until nobody else is sending. Requires the lock."""
+        state = self._state
+        self.waiting += 1
+        try:
+            while self.turn is not None:
+                remaining = None if deadline is None else deadline.remaining()
+                if not state.callers_turn.wait(remaining) and self.turn is not None:
+                    raise self._waited_too_long(timeout, "for another write to end")
+                self._check(writer)
+        finally:
+            self.waiting -= 1
+
+    def _wait_for_opening(self, deadline: Deadline | None, timeout: float | None) -> None:
+        """Until the connection is open, or never will be. Requires the lock, and the turn."""
+        state = self._state
+        while state.phase is Phase.OPENING:
+            remaining = None if deadline is None else deadline.remaining()
+            if not state.callers_turn.wait(remaining) and state.phase is Phase.OPENING:
+                raise self._waited_too_long(timeout, "for the connection to open")
+            error = state.refusal or state.failure
+            if error is not None:
+                raise fresh(error) from error
+
+    def _wait_for_room(self, wire: Wire, deadline: Deadline | None) -> bool:
+        """Until the kernel may take more; False if there is no more time."""
+        state = self._state
+        if not self.blocked:
+            with state.lock:
+                self.blocked = True
+                self._on_blocked()  # somebody must read meanwhile, or both sides may wait (R1)
+        while True:
+            found = wire.wait_to_send(wire.send_events, deadline)
+            if found & WOKEN:
+                with state.lock:
+                    if state.ending not in (Ending.NONE, Ending.CLOSING):
+                        error = state.refusal or state.failure or state.lost
+                        assert error is not None
+                        raise fresh(error) from error
+            if found & ~WOKEN:
+                return True
+            if found == TIMED_OUT:
+                return False
+
+    def _give_turn_up(self, view: memoryview, sent: int) -> None:
+        state = self._state
+        with state.lock:
+            if self.turn is not view:
+                return
+            self.turn = None
+            self.blocked = False
+            if sent:
+                self.sent += sent
+                self.last_at = time.monotonic()
+            closing = self.outbound is Outbound.CLOSING
+            if self.waiting:
+                state.callers_turn.notify_all()
+            if state.ending is not Ending.NONE:
+                state.thread_turn.notify()
+        if closing:
+            self.try_half_close()
+
+    # -- Closing --------------------------------------------------------------------------------
+
+    def close(self, refusal: SocketError) -> None:
+        """Ask for the half-close; later writes raise `refusal`. Requires the lock."""
+        if self.outbound is Outbound.OPEN:
+            self.outbound = Outbound.CLOSING
+            self.refusal = refusal
+            if self.waiting:
+                self._state.callers_turn.notify_all()
+
+    @property
+    def fin_is_due(self) -> bool:
+        """Whether the half-close has been asked for and can begin. Requires the lock."""
+        return self.outbound is Outbound.CLOSING and self.turn is None and not self.tail
+
+    def try_half_close(self) -> None:
+        """Send FIN if it is due and nobody is sending. Never waits; takes the lock."""
+        state = self._state
+        try:
+            with state.lock:
+                if (
+                    not self.fin_is_due
+                    or state.phase is not Phase.OPEN
+                    or state.ending not in (Ending.NONE, Ending.CLOSING)
+                ):
+                    return
+                wire = state.wire
+                assert wire is not None
+                self.turn = self
+            done = wire.half_close()
+            with state.lock:
+                self.tail = not done
+                if done:
+                    self._shut()
+        finally:
+            with state.lock:
+                if self.turn is self:
+                    self.turn = None
+                    state.wake_all()
+        state.settlements.run()
+
+    def flush_tail(self, wire: Wire) -> None:
+        """Send the rest of a half-close, for the connection's thread; takes the lock."""
+        if self.tail and wire.half_close():
+            with self._state.lock:
+                self._shut()
+            self._state.settlements.run()
+
+    def _shut(self) -> None:
+        """FIN is out. Requires the lock."""
+        self.tail = False
+        self.outbound = Outbound.SHUT
+        if self._state.ending is Ending.NONE:
+            self._settle(None)
+
+    def _settle(self, error: SocketError | None) -> None:
+        """Settle the present Writer's `closed`. Requires the lock."""
+        self._state.settlements.add(self.writer_closed, error=error)
+        self.writer_closed = None
+
+    # -- Errors ---------------------------------------------------------------------------------
+
+    def _broken(self, error: SocketError) -> SocketError:
+        """A write that had begun ended with an error; returns the stored one that tells why."""
+        state = self._state
+        bare(error)
+        with state.lock:
+            if isinstance(error, WriteTimeout):
+                state.fail(error, Ending.CUT)
+                return error
+            earlier = state.refusal or state.failure or state.lost
+            if earlier is not None:
+                return earlier
+            state.lost = error  # what had arrived is still to be read, and then this (rule R9)
+            state.wake_all()
+            return error
+
+    def _timed_out(
+        self, view: memoryview, sent: int, wire: Wire, timeout: float | None
+    ) -> WriteTimeout:
+        taken = sent + wire.in_flight(view[sent:])
+        return WriteTimeout(
+            f"{self._state.address}: write timed out after {timeout:g} s: the peer does not read,"
+            f" and the kernel took {taken} of {len(view)} bytes; the connection is reset",
+            address=self._state.address,
+            bytes_written=taken,
+        )
+
+    def _waited_too_long(self, timeout: float | None, what: str) -> WriteTimeout:
+        return WriteTimeout(
+            f"{self._state.address}: write timed out after {timeout:g} s of waiting {what};"
+            " nothing was sent, and the connection is as it was",
+            address=self._state.address,
+        )
+
+    def _released(self) -> StreamLocked:
+        return StreamLocked(
+            f"{self._state.address}: this writer has released its lock; get_writer() gives a new"
+            " one",
+            phase="write",
+            address=self._state.address,
+        )
+
+    def peer_closed_error(self) -> ConnectionLost:
+        """What writes raise after the peer's FIN has closed the write side (rule E1)."""
+        return ConnectionLost(
+            f"{self._state.address}: the peer has closed the connection (write); to go on writing"
+            " after its end: allow_half_open=True",
+            phase="write",
+            address=self._state.address,
+        )

@@ -1,0 +1,1 @@
+"""A name becomes a connected socket: addresses, look-ups, and the race of attempts."""

@@ -1,0 +1,654 @@
+"""The two streams of a socket, and the reader and the writer that hold their locks.
+
+These objects hold a connection and its anchor, and know how to ask; what is asked happens in
+`_connection`. A lock's holder is known there by a weak reference, so that one who is dropped has
+given the lock back without a word.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import io
+import sys
+import warnings
+from collections.abc import Iterable, Iterator
+from types import EllipsisType, TracebackType
+from typing import IO, TYPE_CHECKING, Protocol, TypeAlias
+
+from ._connection.life import Connection
+from ._connection.queue import ByteQueue
+from ._errors import ReadTimeout, StreamLocked
+from ._futures import born_running
+from ._options import call_timeout
+
+if sys.version_info >= (3, 12):
+    from collections.abc import Buffer
+elif TYPE_CHECKING:
+    from typing_extensions import Buffer
+else:
+    Buffer = object  # annotations are all that it is used in
+
+__all__ = ["Anchor", "ReadableStream", "Reader", "WritableStream", "Writer"]
+
+Timeout: TypeAlias = "float | None | EllipsisType"
+
+_EVERYTHING = sys.maxsize
+
+
+class Anchor:
+    """What every public object of a socket refers to: when it goes, the socket is dropped (E6)."""
+
+    __slots__ = ("__weakref__", "_connection")
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def __del__(self) -> None:
+        self._connection.drop()
+
+
+class Handle:
+    """A connection, seen from outside: what readers, writers and streams have in common."""
+
+    __slots__ = ("__weakref__", "_anchor", "_connection", "_timeout")
+
+    def __init__(self, connection: Connection, anchor: Anchor, timeout: float | None) -> None:
+        self._connection = connection
+        self._anchor = anchor
+        self._timeout = timeout
+
+    def _describe(self, what: str) -> str:
+        return f"<{type(self).__name__} {self._connection.state.address} {what}>"
+
+
+# -- Reading -----------------------------------------------------------------------------------
+
+
+class ReadableStream(Handle):
+    """What the peer sends. Get a reader, or iterate over it for chunks of bytes.
+
+    It can be returned from a WSGI application: whoever serves it calls close() when it is done.
+    """
+
+    __slots__ = ()
+
+    @property
+    def locked(self) -> bool:
+        """Whether a reader, an iteration or a pipe_to() holds the stream."""
+        return self._connection.receiving.locked
+
+    def get_reader(self) -> Reader:
+        """Lock the stream and read from it; reading ahead begins (rule R0).
+
+        Raises:
+            StreamLocked: somebody else holds it.
+            SocketClosed: after close(), abort(), detach() or start_tls(). (A connection that failed
+                gives a reader, which raises the failure.)
+        """
+        return Reader(self._connection, self._anchor, self._timeout)
+
+    def cancel(self, reason: object = None) -> None:
+        """Throw away what came and what still comes; acts also while locked (rule R7).
+
+        Reads give EOF, a blocked one at once. The write side goes on.
+        """
+        self._connection.cancel_reading()
+
+    def pipe_to(self, dest: WritableStream | IO[bytes], *, close: bool = True) -> int:
+        """Write everything to EOF into another place.
+
+        Args:
+            dest: a writable stream, which is locked meanwhile, or a binary file.
+            close: half-close a writable stream at the end. A file is flushed, never closed.
+
+        Returns:
+            How many bytes were moved.
+
+        Raises:
+            What the reading or the writing side raises. The other side then stays open: only the
+            caller knows whether what arrived there may look complete. A chunk that could not be
+            written is put back.
+        """
+        moved = 0
+        with self.get_reader() as reader:
+            writer = dest.get_writer() if isinstance(dest, WritableStream) else None
+            try:
+                while chunk := reader.read():
+                    try:
+                        if writer is not None:
+                            writer.write(chunk)
+                        else:
+                            _write_all(dest, chunk)  # type: ignore[arg-type]  # a file
+                    except BaseException:
+                        reader._put_back(chunk)
+                        raise
+                    moved += len(chunk)
+                if writer is None:
+                    dest.flush()  # type: ignore[union-attr]  # a file
+                elif close:
+                    writer.close()
+            finally:
+                if writer is not None:
+                    writer.release_lock()
+        return moved
+
+    def close(self) -> None:
+        """Close the socket; what a WSGI server calls when the response ends, also early (F3)."""
+        self._connection.close()
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Chunks until EOF; the lock is held from the first one to the last."""
+        return _Chunks(self)
+
+    def __repr__(self) -> str:
+        return self._describe("locked" if self.locked else "unlocked")
+
+
+class _Chunks:
+    """An iteration over a readable stream. Dropped in the middle, it gives the lock back."""
+
+    def __init__(self, stream: ReadableStream) -> None:
+        self._stream = stream
+        self._reader: Reader | None = None
+        self._over = False
+
+    def __iter__(self) -> _Chunks:
+        return self
+
+    def __next__(self) -> bytes:
+        if self._over:
+            raise StopIteration
+        if self._reader is None:
+            self._reader = self._stream.get_reader()
+        chunk = self._reader.read()
+        if not chunk:
+            self._over = True
+            self._reader.release_lock()
+            raise StopIteration
+        return chunk
+
+
+class Reader(Handle):
+    """Holds the lock of a readable stream and reads from it; as a context manager, releases it.
+
+    Each call waits until it has what it promises. `timeout` is seconds for the whole call, however
+    many receives it takes; None waits for ever, 0 not at all; left out, it is the socket's. A call
+    that raises ReadTimeout or LimitExceeded has consumed nothing (rule R4).
+
+    All raise, besides what they say: StreamBusy if another thread is in the middle of a read;
+    StreamLocked after release_lock(); SocketClosed (or its kin) once the socket is closed, aborted,
+    upgraded or detached; ConnectionLost, TlsError or TlsTruncated after all bytes that came before
+    the connection broke; and what the opening failed with.
+
+    Attributes:
+        closed: resolves when EOF was delivered or the reading cancelled; fails with what ended it.
+    """
+
+    __slots__ = ("_file", "_receiving", "closed")
+
+    closed: concurrent.futures.Future[None]
+
+    def __init__(self, connection: Connection, anchor: Anchor, timeout: float | None) -> None:
+        super().__init__(connection, anchor, timeout)
+        self.closed = born_running()
+        self._receiving = connection.receiving
+        self._file: object | None = None
+        connection.receiving.acquire(self, self.closed)
+
+    def read(self, max_bytes: int | None = None, *, timeout: Timeout = ...) -> bytes:
+        """What is there: at least one byte, at most max_bytes; b"" at EOF, again and again."""
+        if max_bytes is None:
+            max_bytes = _EVERYTHING
+        elif max_bytes.__class__ is not int or max_bytes < 1:
+            _check_size("max_bytes", max_bytes, least=1)
+        seconds = self._timeout if timeout is ... else call_timeout(timeout, None)
+        return self._receiving.read(self._holder, max_bytes, seconds)
+
+    def readinto(self, buffer: Buffer, *, timeout: Timeout = ...) -> int:
+        """Fill the start of a writable buffer; returns how many bytes, 0 at EOF alone.
+
+        From the network straight into the buffer, if nothing was read ahead.
+
+        Raises:
+            ValueError: the buffer is empty; TypeError: it cannot be written to.
+        """
+        with _bytes_of(buffer, "buffer") as view:
+            if view.readonly:
+                raise TypeError("buffer must be writable, such as a bytearray")
+            if not view:
+                raise ValueError("buffer must not be empty: 0 means EOF")
+            seconds = self._timeout if timeout is ... else call_timeout(timeout, None)
+            return self._receiving.readinto(self._holder, view, seconds)
+
+    def read_exactly(self, n: int, *, timeout: Timeout = ...) -> bytes:
+        """Exactly n bytes, however many that are.
+
+        Raises:
+            IncompleteRead: EOF came first; `partial` has what was left.
+        """
+        _check_size("n", n)
+
+        def complete(queue: ByteQueue, eof: bool) -> bytes | None:
+            if len(queue) >= n:
+                return queue.take(n)
+            if eof:
+                partial = queue.take(n)
+                raise self._receiving.incomplete(partial, n, f"all {n} bytes had come")
+            return None
+
+        return self._gather(complete, timeout)
+
+    def read_until(
+        self, separator: bytes, *, limit: int = 65536, timeout: Timeout = ...
+    ) -> bytes:
+        """Everything up to a separator, and the separator itself.
+
+        Args:
+            separator: one byte or more.
+            limit: bytes at most, the separator included.
+            timeout: seconds for the whole call.
+
+        Raises:
+            LimitExceeded: the separator did not come within the limit; nothing is consumed.
+            IncompleteRead: EOF came first; `partial` has what was left.
+        """
+        if not isinstance(separator, (bytes, bytearray, memoryview)):
+            raise TypeError(f"separator must be bytes, not {type(separator).__name__}")
+        if not separator:
+            raise ValueError("separator must not be empty")
+        return self._until(bytes(separator), limit, timeout, f"no {bytes(separator[:20])!r}")
+
+    def readline(self, *, limit: int = 65536, timeout: Timeout = ...) -> bytes:
+        r"""One line, its b"\n" included; at EOF what is left, then b"".
+
+        Raises:
+            LimitExceeded: the line is longer than `limit` bytes; nothing is consumed.
+        """
+        return self._until(b"\n", limit, timeout, None)
+
+    def _until(self, separator: bytes, limit: int, timeout: Timeout, missing: str | None) -> bytes:
+        """`missing` is what an IncompleteRead says; None: what is left is a line of its own."""
+        _check_size("limit", limit, least=1)
+        searched = 0  # no byte is looked at twice
+
+        def complete(queue: ByteQueue, eof: bool) -> bytes | None:
+            nonlocal searched
+            found = queue.find(separator, searched, limit)
+            if found >= 0:
+                return queue.take(found + len(separator))
+            if len(queue) >= limit:
+                what = f"{missing or 'no end of the line'} came"
+                raise self._receiving.beyond_limit(limit, what)
+            if eof:
+                rest = queue.take(len(queue))
+                if missing is None:
+                    return rest
+                raise self._receiving.incomplete(rest, None, f"{separator[:20]!r} had come")
+            searched = max(0, len(queue) - len(separator) + 1)
+            return None
+
+        return self._gather(complete, timeout)
+
+    def read_all(self, *, limit: int | None = None, timeout: Timeout = ...) -> bytes:
+        """Everything to EOF.
+
+        Args:
+            limit: bytes at most; None is no limit, and then the peer decides about your memory.
+            timeout: seconds for the whole call.
+
+        Raises:
+            LimitExceeded: there is more; nothing is consumed.
+        """
+        if limit is not None:
+            _check_size("limit", limit)
+
+        def complete(queue: ByteQueue, eof: bool) -> bytes | None:
+            if limit is not None and len(queue) > limit:
+                raise self._receiving.beyond_limit(limit, "no EOF came")
+            return queue.take(len(queue)) if eof else None
+
+        return self._gather(complete, timeout)
+
+    def peek(self, n: int = 1, *, timeout: Timeout = ...) -> bytes:
+        """The next n bytes, which stay to be read; fewer only at EOF."""
+        _check_size("n", n, least=1)
+
+        def complete(queue: ByteQueue, eof: bool) -> bytes | None:
+            return queue.peek(n) if eof or len(queue) >= n else None
+
+        return self._gather(complete, timeout)
+
+    def as_file(self, *, buffering: int = 65536) -> io.BufferedReader:
+        """A binary file over this reader, for csv, pickle, TextIOWrapper and small reads.
+
+        It holds the lock, and this reader must not be used, until it is closed; then bytes that it
+        has not given out go back into the stream, and the lock is released. After a ReadTimeout the
+        file raises OSError, as that of socket.makefile() does, and the socket lives on.
+
+        Args:
+            buffering: bytes to read at once, 1 or more.
+        """
+        _check_size("buffering", buffering, least=1)
+        raw = _RawReader(self)
+        file = _ReadFile(raw, buffering)
+        self._file = raw
+        return file
+
+    def cancel(self, reason: object = None) -> None:
+        """Give the inbound data up, as ReadableStream.cancel() does."""
+        self._connection.cancel_reading()
+
+    def release_lock(self) -> None:
+        """Give the stream's lock back; what was read ahead stays in the stream.
+
+        Raises:
+            StreamBusy: a read is in progress; the lock is still held.
+        """
+        self._receiving.release(self)
+
+    @property
+    def _holder(self) -> Reader:
+        if self._file is not None:
+            raise StreamLocked(
+                f"{self._connection.state.address}: this reader's as_file() is open; close it"
+                " before you use the reader",
+                phase="read",
+                address=self._connection.state.address,
+            )
+        return self
+
+    def _gather(self, complete: _Complete, timeout: Timeout) -> bytes:
+        seconds = self._timeout if timeout is ... else call_timeout(timeout, None)
+        return self._receiving.gather(self._holder, seconds, complete)
+
+    def _put_back(self, unread: bytes) -> None:
+        self._receiving.put_back(unread)
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Chunks until EOF; the lock stays held."""
+        return iter(self.read, b"")
+
+    def __enter__(self) -> Reader:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.release_lock()
+
+    def __repr__(self) -> str:
+        lease = self._receiving.lease
+        return self._describe("locked" if lease is not None and lease() is self else "released")
+
+
+class _Complete(Protocol):
+    def __call__(self, queue: ByteQueue, eof: bool, /) -> bytes | None: ...
+
+
+class _RawReader(io.RawIOBase):
+    """What stands below Reader.as_file()'s buffer."""
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+        self._timed_out = False
+        self._draining = False  # the buffer is being emptied: nothing more is to be had
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Buffer, /) -> int | None:
+        if self._draining:
+            return None
+        if self._timed_out:
+            raise OSError("cannot read on: an earlier read of this file timed out")
+        reader = self._reader
+        with memoryview(buffer) as view, view.cast("B") as flat:
+            if not flat:
+                return 0
+            try:
+                return reader._receiving.readinto(reader, flat, reader._timeout)
+            except ReadTimeout:
+                self._timed_out = True
+                raise
+
+    def take_back(self, unread: bytes) -> None:
+        reader = self._reader
+        reader._put_back(unread)
+        reader._file = None
+        reader.release_lock()
+
+
+class _ReadFile(io.BufferedReader):
+    """Reader.as_file(): closing it returns what it holds to the stream."""
+
+    raw: _RawReader
+
+    def close(self) -> None:
+        if not self.closed:
+            self.raw._draining = True
+            try:
+                unread = self.peek()
+            except ValueError:  # detached
+                unread = b""
+            self.raw.take_back(unread)
+        super().close()
+
+
+# -- Writing -----------------------------------------------------------------------------------
+
+
+class WritableStream(Handle):
+    """What is sent to the peer. Get a writer."""
+
+    __slots__ = ()
+
+    @property
+    def locked(self) -> bool:
+        """Whether a writer or a pipe_to() holds the stream."""
+        return self._connection.sending.locked
+
+    def get_writer(self) -> Writer:
+        """Lock the stream and write to it.
+
+        Raises:
+            StreamLocked: somebody else holds it.
+            SocketClosed: after close(), abort(), detach() or start_tls().
+        """
+        return Writer(self._connection, self._anchor, self._timeout)
+
+    def close(self) -> None:
+        """Half-close, as Writer.close() does; acts also while locked."""
+        self._connection.close_writing()
+
+    def abort(self, reason: object = None) -> None:
+        """End the whole connection at once, with a reset, as Socket.abort() does."""
+        self._connection.abort(reason)
+
+    def __repr__(self) -> str:
+        return self._describe("locked" if self.locked else "unlocked")
+
+
+class Writer(Handle):
+    """Holds the lock of a writable stream and writes to it; as a context manager, releases it.
+
+    Attributes:
+        closed: resolves when close() has sent what there was and FIN, or the peer's end has closed
+            the write side; fails with what ended it.
+    """
+
+    __slots__ = ("_file", "_sending", "closed")
+
+    closed: concurrent.futures.Future[None]
+
+    def __init__(self, connection: Connection, anchor: Anchor, timeout: float | None) -> None:
+        super().__init__(connection, anchor, timeout)
+        self.closed = born_running()
+        self._sending = connection.sending
+        self._file: object | None = None
+        connection.sending.acquire(self, self.closed)
+
+    def write(self, data: Buffer, *, timeout: Timeout = ...) -> None:
+        """Send all of it; returns when the kernel has taken the last byte.
+
+        Writes of several threads take turns, each goes out whole (rule W2).
+
+        Args:
+            data: any bytes-like object, of any C-contiguous format; not a str.
+            timeout: seconds, the wait for other writes and for `opened` included; None is no limit,
+                left out it is the socket's.
+
+        Raises:
+            WriteTimeout: while waiting for its turn, nothing was sent and the connection lives.
+                After that the connection is reset, since nobody can know how much the peer got;
+                `bytes_written` is how many bytes the kernel took (over TLS an upper bound).
+            ConnectionLost: the peer is gone, or has closed (rule E1). SocketClosed: closed here.
+        """
+        if isinstance(data, str):
+            raise TypeError("data must be bytes-like, not str: write(text.encode())")
+        seconds = self._timeout if timeout is ... else call_timeout(timeout, None)
+        with _bytes_of(data, "data") as view:
+            self._sending.write(self._holder, view, seconds)
+
+    def writelines(self, chunks: Iterable[Buffer], *, timeout: Timeout = ...) -> None:
+        """Send several pieces as one write."""
+        if isinstance(chunks, (str, bytes, bytearray, memoryview)):
+            raise TypeError(
+                f"chunks must be an iterable of bytes-like objects, not {type(chunks).__name__}"
+            )
+        gathered = bytearray()
+        for chunk in chunks:
+            with _bytes_of(chunk, "each chunk") as view:
+                gathered += view
+        self.write(gathered, timeout=timeout)
+
+    def as_file(self, *, buffering: int = 65536) -> io.BufferedWriter:
+        """A binary file over this writer, for csv, pickle, TextIOWrapper and small writes.
+
+        It holds the lock, and this writer must not be used, until it is closed: that flushes it and
+        releases the lock, and never half-closes.
+
+        Args:
+            buffering: bytes to collect before they are sent, 1 or more.
+        """
+        _check_size("buffering", buffering, least=1)
+        raw = _RawWriter(self)
+        file = _WriteFile(raw, buffering)
+        self._file = raw
+        return file
+
+    def close(self) -> None:
+        """Half-close: FIN after the write in progress, over TLS close_notify first (rule W3).
+
+        Returns at once. Reading goes on and loses nothing; later writes raise SocketClosed. Closing
+        again does nothing.
+        """
+        self._connection.close_writing()
+
+    def abort(self, reason: object = None) -> None:
+        """End the whole connection at once, with a reset, as Socket.abort() does."""
+        self._connection.abort(reason)
+
+    def release_lock(self) -> None:
+        """Give the stream's lock back.
+
+        Raises:
+            StreamBusy: a write is in progress; the lock is still held.
+        """
+        self._sending.release(self)
+
+    @property
+    def _holder(self) -> Writer:
+        if self._file is not None:
+            raise StreamLocked(
+                f"{self._connection.state.address}: this writer's as_file() is open; close it"
+                " before you use the writer",
+                phase="write",
+                address=self._connection.state.address,
+            )
+        return self
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.release_lock()
+
+    def __repr__(self) -> str:
+        lease = self._sending.lease
+        return self._describe("locked" if lease is not None and lease() is self else "released")
+
+
+class _RawWriter(io.RawIOBase):
+    """What stands below Writer.as_file()'s buffer."""
+
+    def __init__(self, writer: Writer) -> None:
+        self._writer = writer
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Buffer, /) -> int:
+        writer = self._writer
+        with _bytes_of(data, "data") as view:
+            writer._sending.write(writer, view, writer._timeout)
+            return len(view)
+
+    def close(self) -> None:
+        if not self.closed:
+            self._writer._file = None
+            self._writer.release_lock()
+        super().close()
+
+
+class _WriteFile(io.BufferedWriter):
+    """Writer.as_file(). Dropped instead of closed, it flushes too, but never at any price."""
+
+    raw: _RawWriter
+
+    def __del__(self) -> None:
+        if self.closed:
+            return
+        # A finalizer may run in the middle of the connection's own steps, in the very thread that
+        # holds its lock: flushing would then wait for itself.
+        lock = self.raw._writer._connection.state.lock
+        if lock.acquire(timeout=0.1):
+            lock.release()
+            self.close()
+        else:
+            warnings.warn("a file of a tcpsock Writer was dropped unflushed", ResourceWarning, 2)
+
+
+def _bytes_of(data: Buffer, name: str) -> memoryview:
+    """A view of single bytes of anything that has bytes."""
+    try:
+        view = memoryview(data)
+    except TypeError:
+        raise TypeError(f"{name} must be bytes-like, not {type(data).__name__}") from None
+    if view.format == "B" and view.ndim == 1 and view.c_contiguous:
+        return view
+    if not view.c_contiguous:
+        raise ValueError(f"{name} must be C-contiguous")
+    return view.cast("B") if view.nbytes else memoryview(b"")
+
+
+def _check_size(name: str, size: object, *, least: int = 0) -> None:
+    if isinstance(size, bool) or not isinstance(size, int):
+        raise TypeError(f"{name} must be an int, not {type(size).__name__}")
+    if size < least:
+        raise ValueError(f"{name} must be {least} or more, not {size}")
+
+
+def _write_all(file: IO[bytes], chunk: bytes) -> None:
+    """An unbuffered file may take less than it is given."""
+    view = memoryview(chunk)
+    while view:
+        taken = file.write(view)
+        view = view[len(view) if taken is None else taken :]

@@ -1,0 +1,94 @@
+"""TLS's half-close: say that we are done sending, without reading one byte.
+
+`SSLSocket.unwrap()` calls SSL_shutdown twice, and the second call reads: with inbound data waiting
+it fails, and all of that data is lost. So the TLS object gets nothing to read: for a moment its
+descriptor points to a socket pair of ours. Its close_notify record comes out of the pair's other
+end, to be sent over the real connection by whoever called.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import ssl
+import threading
+
+from .platform import at_fork
+
+__all__ = ["close_notify_record"]
+
+
+class _Decoy:
+    """The socket pair, and a descriptor that remembers the real connection meanwhile.
+
+    One a process, made at first need and kept: a half-close then needs no free descriptor.
+    """
+
+    def __init__(self) -> None:
+        self.inside, self.outside = socket.socketpair()
+        self.inside.setblocking(False)
+        self.outside.setblocking(False)
+        self.spare = os.dup(self.inside.fileno())
+
+    def close(self) -> None:
+        os.close(self.spare)
+        self.inside.close()
+        self.outside.close()
+
+
+# Guards the decoy while a connection uses it. The last lock that anybody takes: after a
+# connection's TLS lock. It is held across fork, so that no child begins with a swapped descriptor.
+_swap_lock = threading.Lock()
+_decoy: _Decoy | None = None
+
+
+def prepare() -> None:
+    """Have the descriptors that a half-close needs, while there are some to be had."""
+    global _decoy
+    with _swap_lock:
+        if _decoy is None:
+            _decoy = _Decoy()
+
+
+def close_notify_record(sock: ssl.SSLSocket) -> bytes:
+    """End the sending side of a TLS session.
+
+    Args:
+        sock: non-blocking; the caller holds the lock that guards it, and has taken out whatever
+            `pending()` tells of.
+
+    Returns:
+        The record that is to be sent, as it is, to the peer; empty if TLS can't make one any more.
+
+    A poll() that begins meanwhile in another thread waits on the pair: wake it afterwards.
+    """
+    prepare()
+    with _swap_lock:
+        assert _decoy is not None
+        fd, inside = sock.fileno(), _decoy.inside.fileno()
+        os.dup2(fd, _decoy.spare, inheritable=False)
+        try:
+            try:
+                os.dup2(inside, fd, inheritable=False)
+                sock.unwrap()
+            except (ssl.SSLError, OSError):
+                pass  # SSLWantReadError: it went out, and the peer's own is still to come
+            finally:
+                os.dup2(_decoy.spare, fd, inheritable=False)
+        finally:
+            os.dup2(inside, _decoy.spare, inheritable=False)  # keeps no connection open
+        try:
+            return _decoy.outside.recv(1 << 16)
+        except BlockingIOError:
+            return b""
+
+
+def _in_child() -> None:
+    global _decoy
+    if _decoy is not None:
+        _decoy.close()
+        _decoy = None
+    _swap_lock.release()
+
+
+at_fork(before=_swap_lock.acquire, in_parent=_swap_lock.release, in_child=_in_child)

@@ -1,0 +1,60 @@
+"""HTTP/1.0 from nginx: the request ends with a half-close, the answer with the server's."""
+
+from __future__ import annotations
+
+import io
+import random
+from typing import Any
+
+import pytest
+from launch import Server
+
+import tcpsock
+from examples import http_get as example
+from tcpsock import TlsOptions
+
+
+def target(server: Server, scheme: str) -> tuple[str, dict[str, Any]]:
+    if scheme == "http":
+        return server.address, {}
+    return server.tls_address, {
+        "secure_transport": "on",
+        "tls": TlsOptions(ca_data=server.ca_data),
+    }
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_W3_get_behind_a_half_close(http_server: Server, scheme: str) -> None:
+    """5 MB arrive byte for byte, all of them after we have ended our side."""
+    page = random.Random(5).randbytes(5_000_000)
+    (http_server.directory / "page.bin").write_bytes(page)
+    address, options = target(http_server, scheme)
+    body = io.BytesIO()
+    with tcpsock.connect(address, timeout=30, **options) as sock:
+        status, headers = example.request(sock, "localhost", "/page.bin")
+        assert example.save(sock, headers, body) == len(page)
+        sock.closed.result(30)
+    assert status.endswith(" 200 OK")
+    assert headers["content-length"] == str(len(page))
+    assert body.getvalue() == page
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_page_that_is_not_there(http_server: Server, scheme: str) -> None:
+    """The server's status, and a whole answer all the same."""
+    address, options = target(http_server, scheme)
+    body = io.BytesIO()
+    with tcpsock.connect(address, timeout=30, **options) as sock:
+        status, headers = example.request(sock, "localhost", "/nothing")
+        example.save(sock, headers, body)
+    assert status.endswith(" 404 Not Found")
+    assert b"404 Not Found" in body.getvalue()
+
+
+def test_tls_to_the_plain_port(http_server: Server) -> None:
+    """nginx answers a ClientHello with an HTTP error; ours says that this isn't TLS."""
+    tls = TlsOptions(ca_data=http_server.ca_data)
+    with tcpsock.connect(http_server.address, secure_transport="on", tls=tls) as sock:
+        with pytest.raises(tcpsock.TlsError) as caught:
+            sock.opened.result(30)
+    assert caught.value.phase == "tls"

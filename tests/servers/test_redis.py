@@ -1,0 +1,60 @@
+"""Redis over TLS: pipelines, and an end without close_notify."""
+
+from __future__ import annotations
+
+import pytest
+from launch import Server
+
+import tcpsock
+from examples import redis_pipeline as example
+from tcpsock import TlsOptions
+
+
+def options(server: Server) -> TlsOptions:
+    return TlsOptions(ca_data=server.ca_data, allow_truncation=True)
+
+
+def test_pipeline(redis_server: Server) -> None:
+    """The answers come in order, each of its own kind."""
+    commands = [
+        ("SET", "greeting", b"hello\r\n\0world"),
+        ("GET", "greeting"),
+        ("GET", "nothing"),
+        ("INCR", "visits"),
+        ("INCR", "visits"),
+        ("RPUSH", "list", "a", "b"),
+        ("LRANGE", "list", 0, -1),
+    ]
+    replies = example.pipeline(redis_server.tls_address, *commands, tls=options(redis_server))
+    assert replies == ["OK", b"hello\r\n\0world", None, 1, 2, 2, [b"a", b"b"]]
+
+
+def test_an_error_stays_in_its_place(redis_server: Server) -> None:
+    """One command's failure is not the pipeline's."""
+    commands = [("SET", "word", "x"), ("INCR", "word"), ("GET", "word")]
+    first, error, last = example.pipeline(
+        redis_server.tls_address, *commands, tls=options(redis_server)
+    )
+    assert (first, last) == ("OK", b"x")
+    assert isinstance(error, example.RedisError) and "not an integer" in str(error)
+
+
+def test_R1_a_pipeline_larger_than_every_buffer(redis_server: Server) -> None:
+    """20 MB of questions with 20 MB of answers: neither side waits for the other for ever."""
+    value = bytes(range(256)) * 8
+    commands = [("ECHO", value)] * 10_000
+    replies = example.pipeline(redis_server.tls_address, *commands, tls=options(redis_server))
+    assert replies == [value] * 10_000
+
+
+def test_R8_quit_ends_without_close_notify(redis_server: Server) -> None:
+    """Unless that is allowed, the answer is delivered first and then the truncation told."""
+    tls = TlsOptions(ca_data=redis_server.ca_data)
+    with tcpsock.connect(
+        redis_server.tls_address, secure_transport="on", tls=tls, timeout=30
+    ) as sock:
+        reader, writer = sock.streams()
+        writer.write(example.encode("QUIT"))
+        assert reader.readline() == b"+OK\r\n"
+        with pytest.raises(tcpsock.TlsTruncated):
+            reader.read()

@@ -1,0 +1,519 @@
+"""Happy Eyeballs, mostly in a world with its own clock, where waiting takes no time."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import threading
+import types
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tcpsock import _deadline
+from tcpsock._deadline import Deadline
+from tcpsock._dialing import race as race_module
+from tcpsock._dialing.race import AllFailed, Stopped, TimedOut, Won, race
+from tcpsock._dialing.resolve import Candidate
+from tcpsock._info import Attempt
+from tcpsock._wire import platform
+
+NEVER = float("inf")
+DELAY = 0.25  # RFC 8305 section 5
+WAKER_FD = 3
+
+
+def v4(last: int) -> Candidate:
+    return Candidate(socket.AF_INET, (f"192.0.2.{last}", 80))
+
+
+def v6(last: int) -> Candidate:
+    return Candidate(socket.AF_INET6, (f"2001:db8::{last}", 80, 0, 0))
+
+
+# A world with its own clock ---------------------------------------------------------------------
+
+
+class FakeSocket:
+    def __init__(self, world: World, family: int, kind: int) -> None:
+        assert kind == socket.SOCK_STREAM
+        if world.no_more_sockets:
+            raise OSError(errno.EMFILE, "Too many open files")
+        self.world, self.family = world, family
+        self.fd = 100 + len(world.sockets)
+        self.closed = False
+        self.blocking = True
+        self.ready_at = NEVER
+        self.status = 0
+        world.sockets.append(self)
+
+    def setblocking(self, flag: bool) -> None:
+        self.blocking = flag
+
+    def connect_ex(self, sockaddr: tuple[object, ...]) -> int:
+        assert not self.blocking
+        address = Candidate(self.family, sockaddr).address  # type: ignore[arg-type]
+        self.world.started.append((address, round(self.world.now, 3)))
+        after, self.status = self.world.fates.get(address, (NEVER, 0))
+        if after == 0 and self.status:
+            return self.status
+        self.ready_at = self.world.now + after
+        return errno.EINPROGRESS
+
+    def getsockopt(self, level: int, option: int) -> int:
+        assert (level, option) == (socket.SOL_SOCKET, socket.SO_ERROR)
+        assert self.world.now >= self.ready_at
+        return self.status
+
+    def fileno(self) -> int:
+        return -1 if self.closed else self.fd
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class FakePoller:
+    """Sleeps by putting the clock forward."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.fds: dict[int, int] = {}
+
+    def register(self, fd: int, events: int) -> None:
+        assert fd not in self.fds
+        self.fds[fd] = events
+
+    def unregister(self, fd: int) -> None:
+        del self.fds[fd]
+
+    def _ready(self, fd: int) -> float:
+        if fd == WAKER_FD:
+            return self.world.waker.set_at
+        return next(sock.ready_at for sock in self.world.sockets if sock.fd == fd)
+
+    def poll(self, milliseconds: int | None = None) -> list[tuple[int, int]]:
+        world = self.world
+        world.polls += 1
+        assert world.polls < 10_000, "spinning"
+        limit = NEVER if milliseconds is None else world.now + milliseconds / 1000
+        wake = min([limit, *(self._ready(fd) for fd in self.fds)])
+        assert wake < NEVER, "sleeping for ever"
+        world.now = max(world.now, wake)
+        return [(fd, wanted) for fd, wanted in self.fds.items() if self._ready(fd) <= world.now]
+
+
+class FakeWaker:
+    def __init__(self) -> None:
+        self.set_at = NEVER
+        self.cleared = 0
+
+    def fileno(self) -> int:
+        return WAKER_FD
+
+    def clear(self) -> None:
+        self.set_at = NEVER
+        self.cleared += 1
+
+
+class World:
+    """Hosts with fates, and what became of those who dialled them."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1000.0
+        self.fates: dict[str, tuple[float, int]] = {}  # without one: a black hole
+        self.sockets: list[FakeSocket] = []
+        self.started: list[tuple[str, float]] = []  # address, when
+        self.waker = FakeWaker()
+        self.polls = 0
+        self.no_more_sockets = False
+        fake = types.SimpleNamespace(**vars(socket))
+        fake.socket = lambda family, kind: FakeSocket(self, family, kind)
+        monkeypatch.setattr(race_module, "socket", fake)
+        monkeypatch.setattr(_deadline, "clock", lambda: self.now)
+        monkeypatch.setattr(platform, "poller", lambda: FakePoller(self))
+
+    def answers(self, candidate: Candidate, after: float) -> None:
+        self.fates[candidate.address] = (after, 0)
+
+    def fails(self, candidate: Candidate, error: int, after: float = 0.0) -> None:
+        self.fates[candidate.address] = (after, error)
+
+    def race(
+        self,
+        *candidates: Candidate,
+        seconds: float | None = None,
+        stop: Callable[[], bool] = lambda: True,
+        prepare: Callable[[socket.socket], None] = lambda sock: None,
+    ) -> Won:
+        return race(
+            candidates,
+            deadline=Deadline(seconds),
+            waker=self.waker,  # type: ignore[arg-type]
+            stop=stop,
+            prepare=prepare,
+        )
+
+    def begun(self) -> list[float]:
+        """When each attempt was started, in seconds since the race began."""
+        return [round(at - 1000.0, 3) for _, at in self.started]
+
+    def assert_all_closed_but(self, *open_ones: socket.socket) -> None:
+        assert [sock for sock in self.sockets if not sock.closed] == list(open_ones)
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch) -> World:
+    return World(monkeypatch)
+
+
+def told(attempts: tuple[Attempt, ...]) -> list[tuple[str, float, int | None]]:
+    return [
+        (each.address, round(each.seconds, 3), each.error and each.error.errno)
+        for each in attempts
+    ]
+
+
+def test_O5_one_address_that_answers(world: World) -> None:
+    world.answers(v4(1), after=0.1)
+    sock, attempts = world.race(v4(1), seconds=30)
+    assert told(attempts) == [("192.0.2.1:80", 0.1, None)]
+    world.assert_all_closed_but(sock)
+    assert sock.blocking is False  # type: ignore[attr-defined]
+
+
+def test_O5_attempts_start_250_ms_apart(world: World) -> None:
+    """Black holes hold nobody up for longer than that."""
+    world.answers(v4(3), after=0.1)
+    sock, attempts = world.race(v4(1), v6(2), v4(3), v6(4), seconds=30)
+    assert world.begun() == [0.0, DELAY, 2 * DELAY]
+    assert told(attempts) == [
+        ("192.0.2.1:80", 0.6, errno.ECANCELED),
+        ("[2001:db8::2]:80", 0.35, errno.ECANCELED),
+        ("192.0.2.3:80", 0.1, None),
+    ]
+    assert "192.0.2.3:80 answered first" in str(attempts[0].error)
+    world.assert_all_closed_but(sock)
+
+
+def test_O5_a_refusal_starts_the_next_at_once(world: World) -> None:
+    world.fails(v4(1), errno.ECONNREFUSED, after=0.01)
+    world.answers(v4(2), after=0.1)
+    _, attempts = world.race(v4(1), v4(2), seconds=30)
+    assert world.begun() == [0.0, 0.01]
+    assert told(attempts) == [
+        ("192.0.2.1:80", 0.01, errno.ECONNREFUSED),
+        ("192.0.2.2:80", 0.1, None),
+    ]
+    assert isinstance(attempts[0].error, ConnectionRefusedError)
+    assert attempts[0].error.strerror == os.strerror(errno.ECONNREFUSED)
+
+
+def test_O5_an_address_without_a_route_costs_no_time(world: World) -> None:
+    """As every IPv6 address is on a machine that has none."""
+    for unreachable in (v6(1), v6(2)):
+        world.fails(unreachable, errno.ENETUNREACH)
+    world.answers(v4(3), after=0.1)
+    sock, attempts = world.race(v6(1), v6(2), v4(3), seconds=30)
+    assert world.begun() == [0.0, 0.0, 0.0]
+    assert told(attempts)[:2] == [
+        ("[2001:db8::1]:80", 0.0, errno.ENETUNREACH),
+        ("[2001:db8::2]:80", 0.0, errno.ENETUNREACH),
+    ]
+    world.assert_all_closed_but(sock)
+
+
+def test_O5_a_slow_attempt_lives_on_while_others_run(world: World) -> None:
+    world.answers(v4(1), after=0.9)
+    sock, attempts = world.race(v4(1), v4(2), v4(3), seconds=30)
+    assert sock is world.sockets[0]
+    assert told(attempts) == [
+        ("192.0.2.1:80", 0.9, None),
+        ("192.0.2.2:80", 0.65, errno.ECANCELED),
+        ("192.0.2.3:80", 0.4, errno.ECANCELED),
+    ]
+    world.assert_all_closed_but(sock)
+
+
+def test_O5_a_late_winner_after_all_others_failed(world: World) -> None:
+    world.answers(v4(1), after=20)
+    world.fails(v4(2), errno.ECONNREFUSED, after=0.01)
+    world.fails(v4(3), errno.EHOSTUNREACH, after=3)
+    sock, attempts = world.race(v4(1), v4(2), v4(3), seconds=30)
+    assert world.begun() == [0.0, 0.25, 0.26]
+    assert [each.error is None for each in attempts] == [True, False, False]
+    world.assert_all_closed_but(sock)
+
+
+def test_O5_a_failure_starts_the_next_and_the_pace_counts_from_there(world: World) -> None:
+    """The first is slow; the second is refused at 0.3: the third starts then, the fourth 0.25
+    later."""
+    world.fails(v4(2), errno.ECONNREFUSED, after=0.05)
+    world.answers(v4(4), after=0.01)
+    world.race(v4(1), v4(2), v4(3), v4(4), seconds=30)
+    assert world.begun() == [0.0, 0.25, 0.3, 0.55]
+
+
+def test_O5_the_first_to_start_wins_a_tie(world: World) -> None:
+    world.answers(v4(1), after=0.35)
+    world.answers(v4(2), after=0.1)
+    sock, attempts = world.race(v4(1), v4(2), seconds=30)
+    assert sock is world.sockets[0]
+    assert [each.error is None for each in attempts] == [True, False]
+    world.assert_all_closed_but(sock)
+
+
+def test_O5_nobody_answers_by_the_deadline(world: World) -> None:
+    world.fails(v4(1), errno.ECONNREFUSED, after=0.1)
+    with pytest.raises(TimedOut) as caught:
+        world.race(v4(1), v4(2), v4(3), v4(4), v4(5), seconds=0.75)
+    # The fourth would start at 0.6 (the pace counts from 0.1), the fifth would be too late.
+    assert world.begun() == [0.0, 0.1, 0.35, 0.6]
+    assert round(world.now - 1000, 3) == 0.75
+    attempts = caught.value.attempts
+    assert told(attempts) == [
+        ("192.0.2.1:80", 0.1, errno.ECONNREFUSED),
+        ("192.0.2.2:80", 0.65, errno.ETIMEDOUT),
+        ("192.0.2.3:80", 0.4, errno.ETIMEDOUT),
+        ("192.0.2.4:80", 0.15, errno.ETIMEDOUT),
+    ]
+    assert all(isinstance(each.error, TimeoutError) for each in attempts[1:])
+    world.assert_all_closed_but()
+
+
+def test_O5_a_deadline_that_is_over_dials_nobody(world: World) -> None:
+    """The look-up may have taken all of the time."""
+    deadline = Deadline(1.0)
+    world.now += 1.0
+    with pytest.raises(TimedOut) as caught:
+        race(
+            [v4(1)],
+            deadline=deadline,
+            waker=world.waker,  # type: ignore[arg-type]
+            stop=lambda: False,
+            prepare=lambda sock: None,
+        )
+    assert (caught.value.attempts, world.sockets) == ((), [])
+
+
+def test_O5_without_a_deadline_it_waits_for_the_last(world: World) -> None:
+    world.answers(v4(1), after=10_000)
+    _, attempts = world.race(v4(1))
+    assert told(attempts) == [("192.0.2.1:80", 10_000, None)]
+
+
+def test_O4_when_all_fail_every_attempt_is_told(world: World) -> None:
+    world.fails(v6(1), errno.ENETUNREACH)
+    world.fails(v4(2), errno.ECONNREFUSED, after=0.02)
+    world.fails(v4(3), errno.ETIMEDOUT, after=5)
+    with pytest.raises(AllFailed) as caught:
+        world.race(v6(1), v4(2), v4(3), seconds=30)
+    assert told(caught.value.attempts) == [
+        ("[2001:db8::1]:80", 0.0, errno.ENETUNREACH),
+        ("192.0.2.2:80", 0.02, errno.ECONNREFUSED),
+        ("192.0.2.3:80", 5.0, errno.ETIMEDOUT),
+    ]
+    world.assert_all_closed_but()
+
+
+def test_O4_no_address_at_all_fails_without_an_attempt(world: World) -> None:
+    with pytest.raises(AllFailed) as caught:
+        world.race(seconds=30)
+    assert caught.value.attempts == ()
+
+
+def test_O5_forty_black_holes_and_one_that_answers(world: World) -> None:
+    world.answers(v4(41), after=0.1)
+    sock, attempts = world.race(*map(v4, range(1, 42)))
+    assert world.begun() == [round(n * DELAY, 3) for n in range(41)]
+    assert [each.error is None for each in attempts] == [False] * 40 + [True]
+    assert round(attempts[0].seconds, 3) == 10.1
+    world.assert_all_closed_but(sock)
+    assert world.polls <= 42  # no spinning
+
+
+def test_O5_forty_addresses_that_refuse(world: World) -> None:
+    for last in range(1, 41):
+        world.fails(v4(last), errno.ECONNREFUSED, after=0.001)
+    with pytest.raises(AllFailed) as caught:
+        world.race(*map(v4, range(1, 41)), seconds=30)
+    assert len(caught.value.attempts) == 40
+    assert round(world.now - 1000, 3) == 0.04
+    world.assert_all_closed_but()
+
+
+def test_E4_stop_ends_the_race_at_once_and_closes_everything(world: World) -> None:
+    world.waker.set_at = 1000.6
+    with pytest.raises(Stopped):
+        world.race(v4(1), v4(2), v4(3), v4(4), seconds=30)
+    assert world.begun() == [0.0, 0.25, 0.5]
+    assert round(world.now - 1000, 3) == 0.6
+    world.assert_all_closed_but()
+
+
+def test_E4_stop_comes_before_an_answer_of_the_same_moment(world: World) -> None:
+    world.waker.set_at = 1000.1
+    world.answers(v4(1), after=0.1)
+    with pytest.raises(Stopped):
+        world.race(v4(1), seconds=30)
+    world.assert_all_closed_but()
+
+
+def test_O5_a_wake_up_that_means_nothing_changes_nothing(world: World) -> None:
+    asked = []
+
+    def stop() -> bool:
+        asked.append(world.waker.cleared)
+        return False
+
+    world.waker.set_at = 1000.05
+    world.answers(v4(2), after=0.1)
+    _, attempts = world.race(v4(1), v4(2), seconds=30, stop=stop)
+    assert asked == [1]  # cleared before the question
+    # poll() counts in whole milliseconds, rounded up
+    assert world.begun() == pytest.approx([0.0, 0.25], abs=0.0015)
+    assert attempts[1].error is None
+
+
+def test_O5_what_prepare_raises_is_that_attempts_error(world: World) -> None:
+    def prepare(sock: socket.socket) -> None:
+        assert sock.blocking is False  # type: ignore[attr-defined]
+        if sock.family == socket.AF_INET6:
+            raise OSError(errno.EADDRNOTAVAIL, "Cannot assign requested address")
+
+    world.answers(v4(2), after=0.1)
+    sock, attempts = world.race(v6(1), v4(2), seconds=30, prepare=prepare)
+    assert told(attempts) == [
+        ("[2001:db8::1]:80", 0.0, errno.EADDRNOTAVAIL),
+        ("192.0.2.2:80", 0.1, None),
+    ]
+    world.assert_all_closed_but(sock)
+
+
+def test_O3_no_socket_is_left_when_prepare_breaks_down(world: World) -> None:
+    def prepare(sock: socket.socket) -> None:
+        if len(world.sockets) == 3:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        world.race(v4(1), v4(2), v4(3), v4(4), seconds=30, prepare=prepare)
+    assert len(world.sockets) == 3
+    world.assert_all_closed_but()
+
+
+def test_O4_no_descriptor_left_is_the_attempts_error(world: World) -> None:
+    world.no_more_sockets = True
+    with pytest.raises(AllFailed) as caught:
+        world.race(v4(1), v4(2), seconds=30)
+    assert [each.error.errno for each in caught.value.attempts if each.error] == [errno.EMFILE] * 2
+
+
+def test_O3_errors_hold_no_frames(world: World) -> None:
+    """A kept traceback would keep the socket's and the caller's variables (T26)."""
+    world.fails(v6(1), errno.ENETUNREACH)
+    world.fails(v4(2), errno.ECONNREFUSED, after=0.01)
+    with pytest.raises(TimedOut) as caught:
+        world.race(v6(1), v4(2), v4(3), seconds=1)
+    for attempt in caught.value.attempts:
+        assert attempt.error is not None
+        assert attempt.error.__traceback__ is None
+        assert attempt.error.__context__ is None
+
+
+# Real sockets on loopback -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def waker() -> Iterator[platform.Waker]:
+    waker = platform.Waker()
+    yield waker
+    waker.close()
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener
+
+
+@pytest.fixture
+def refusing() -> Iterator[Candidate]:
+    """A port that is taken and does not listen."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        yield Candidate(socket.AF_INET, sock.getsockname())
+
+
+def test_O5_a_real_refusal_and_a_real_answer(
+    waker: platform.Waker, listener: socket.socket, refusing: Candidate
+) -> None:
+    answering = Candidate(socket.AF_INET, listener.getsockname())
+    prepared: list[socket.socket] = []
+    sock, attempts = race(
+        [refusing, answering],
+        deadline=Deadline(30),
+        waker=waker,
+        stop=lambda: False,
+        prepare=prepared.append,
+    )
+    with sock:
+        assert sock.getpeername() == answering.sockaddr
+        assert sock.gettimeout() == 0.0
+        assert [each.fileno() for each in prepared] == [-1, sock.fileno()]
+        assert [each.address for each in attempts] == [refusing.address, answering.address]
+        assert isinstance(attempts[0].error, ConnectionRefusedError)
+        assert attempts[1].error is None
+        assert all(each.seconds >= 0 for each in attempts)
+        peer, _ = listener.accept()
+        with peer:
+            peer.sendall(b"hello")
+            sock.setblocking(True)
+            assert sock.recv(5) == b"hello"
+
+
+def test_O5_real_refusals_alone(waker: platform.Waker, refusing: Candidate) -> None:
+    with pytest.raises(AllFailed) as caught:
+        race(
+            [refusing],
+            deadline=Deadline(30),
+            waker=waker,
+            stop=lambda: False,
+            prepare=lambda sock: None,
+        )
+    (attempt,) = caught.value.attempts
+    assert isinstance(attempt.error, ConnectionRefusedError)
+
+
+def test_E4_a_real_waker_stops_the_race(
+    waker: platform.Waker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The black hole is a socket whose connect() we leave out, the rest is real."""
+    sleeping, stopped = threading.Event(), threading.Event()
+
+    class BlackHole(socket.socket):
+        def connect_ex(self, address: object, /) -> int:
+            super().bind(("127.0.0.1", 0))
+            super().listen()  # polls neither writable nor failed
+            return errno.EINPROGRESS
+
+    def stop() -> bool:
+        return stopped.is_set()
+
+    def close() -> None:
+        assert sleeping.wait(30)
+        stopped.set()
+        waker.set()
+
+    monkeypatch.setattr(socket, "socket", BlackHole)
+    opened: list[socket.socket] = []
+
+    def prepare(sock: socket.socket) -> None:
+        opened.append(sock)
+        sleeping.set()
+
+    closer = threading.Thread(target=close)
+    closer.start()
+    with pytest.raises(Stopped):
+        race([v4(1)], deadline=Deadline(None), waker=waker, stop=stop, prepare=prepare)
+    closer.join()
+    assert [sock.fileno() for sock in opened] == [-1]
