@@ -4,7 +4,10 @@
     python examples/http_get.py HOST:PORT [PATH]   over TLS if the port is 443
 
 HTTP/1.0 ends an answer by hanging up, so the request can be ended by hanging up our side too.
-The end alone doesn't tell a whole answer from one that was cut off; Content-Length does.
+The end alone doesn't tell a whole answer from one that was cut off; Content-Length does. Some
+servers take the half-close for a client that has lost interest (nginx does, while it still has more
+to send than the kernel takes, and over TLS it then ends without a close_notify): for these,
+`half_close=False`.
 """
 
 from __future__ import annotations
@@ -15,11 +18,14 @@ from typing import BinaryIO
 from tcpsock import IncompleteRead, Socket, SocketError, connect
 
 
-def request(sock: Socket, host: str, path: str) -> tuple[str, dict[str, str]]:
+def request(
+    sock: Socket, host: str, path: str, *, half_close: bool = True
+) -> tuple[str, dict[str, str]]:
     """Ask for `path`; return the status line and the headers, with their names in lower case."""
     with sock.writable.get_writer() as writer:
         writer.write(f"GET {path} HTTP/1.0\r\nHost: {host}\r\n\r\n".encode())
-        writer.close()  # half-close: over TLS this is a close_notify, and we go on reading
+        if half_close:
+            writer.close()  # the server sees that this was all, and we go on reading
     headers = {}
     with sock.readable.get_reader() as reader:  # gives the stream back at its end
         status = reader.readline().decode("latin-1").rstrip()
@@ -40,8 +46,9 @@ def save(sock: Socket, headers: dict[str, str], out: BinaryIO) -> int:
 
 def show(address: str, path: str = "/") -> None:
     host, _, port = address.rpartition(":")
-    with connect(address, secure_transport="on" if port == "443" else "off", timeout=10) as sock:
-        status, headers = request(sock, host, path)
+    secure = port == "443"
+    with connect(address, secure_transport="on" if secure else "off", timeout=10) as sock:
+        status, headers = request(sock, host, path, half_close=not secure)
         print(status, flush=True)
         moved = save(sock, headers, sys.stdout.buffer)
     print(f"({moved} bytes of {headers.get('content-type', 'something')})")

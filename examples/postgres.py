@@ -154,7 +154,8 @@ def show(address: str, user: str, password: str, sql: str, tls: TlsOptions | Non
 def main() -> None:
     sql = "select version(), 6 * 7, null"
     if len(sys.argv) > 2:
-        show(*sys.argv[1:3], os.environ.get("PGPASSWORD", ""), " ".join(sys.argv[3:]) or sql)
+        _, address, user, *query_words = sys.argv
+        show(address, user, os.environ.get("PGPASSWORD", ""), " ".join(query_words) or sql)
     else:
         import stand_ins
 

@@ -49,7 +49,7 @@ def pipeline(
     address: str, *commands: tuple[str | bytes | int, ...], tls: TlsOptions | None = None
 ) -> list[Reply]:
     """Send all `commands` at once, say QUIT, and return their answers in order."""
-    # Redis ends without a close_notify. Here that loses nothing: each answer tells its own length.
+    # Some releases hang up without a close_notify. That loses nothing: answers tell their length.
     tls = tls or TlsOptions(allow_truncation=True)
     with connect(address, secure_transport="on", tls=tls, timeout=10) as sock:
         reader, writer = sock.streams()

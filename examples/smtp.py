@@ -91,7 +91,8 @@ At noon.
 
 def main() -> None:
     if len(sys.argv) > 3:
-        print(send(*sys.argv[1:4], sys.stdin.read()))
+        _, address, sender, recipient, *_ = sys.argv
+        print(send(address, sender, recipient, sys.stdin.read()))
     else:
         import stand_ins
 

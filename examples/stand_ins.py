@@ -58,7 +58,7 @@ def http() -> contextlib.AbstractContextManager[Server]:
 
 
 def redis() -> contextlib.AbstractContextManager[Server]:
-    """Strings and counters; it hangs up without close_notify, as Redis 7 does."""
+    """Strings and counters; it hangs up without a close_notify, as some releases of Redis do."""
     store: dict[bytes, bytes] = {}
 
     def bulk(value: bytes | None) -> bytes:

@@ -7,6 +7,8 @@ import time
 
 __all__ = ["Deadline", "clock"]
 
+_LONGEST_POLL = 2**31 - 1  # milliseconds; a poll() that ends early is made again
+
 clock = time.monotonic  # called through this module, so that tests may put another clock here
 
 
@@ -35,4 +37,4 @@ class Deadline:
         """What is left as poll() takes it: whole milliseconds, rounded up so that it never spins."""
         if self._at is None:
             return None
-        return max(0, math.ceil((self._at - clock()) * 1000))
+        return min(max(0, math.ceil((self._at - clock()) * 1000)), _LONGEST_POLL)

@@ -12,7 +12,7 @@ from ._connection.life import Connection
 from ._connection.opening import Adopted, Dialling, Opener, TlsStart, Upgrading, set_options
 from ._connection.state import Ending, Outbound, Phase
 from ._dialing import address as addresses
-from ._errors import SocketForked, SocketUpgraded, StartTlsError, fresh
+from ._errors import SocketForked, SocketUpgraded, StartTlsError, TlsError, fresh
 from ._info import SocketInfo, SocketStats
 from ._options import (
     SocketOptionFields,
@@ -49,6 +49,8 @@ def connect(
             OSError. Trouble of the network never raises here: it goes to `opened`, `closed`, and
             whatever is reading or writing.
     """
+    if isinstance(options, int) and isinstance(address, str):  # as in telnetlib
+        raise TypeError(f'the port is a part of the address: connect("{address}:{options}")')
     hostname, port = addresses.parse(address)
     chosen = socket_options(options, option_overrides)
     tls = _tls_start(chosen, hostname)
@@ -210,9 +212,7 @@ class Socket:
         chosen = tls_options(self._options.tls, options, overrides)
         with self._connection.state.lock:
             self._check_upgradable()
-        tls = TlsStart(
-            chosen, self._hostname, client_context(chosen) if checked_at_call(chosen) else None
-        )
+        tls = TlsStart(chosen, self._hostname, _context_at_call(chosen))
         _check_server_name(tls)
         upgraded = Socket(
             Upgrading(self._address, self._options, tls),
@@ -315,11 +315,23 @@ def _tls_start(options: SocketOptions, hostname: str) -> TlsStart | None:
     if options.secure_transport == "off":
         return None
     tls = options.tls or TlsOptions()
-    return TlsStart(tls, hostname, client_context(tls) if checked_at_call(tls) else None)
+    return TlsStart(tls, hostname, _context_at_call(tls))
+
+
+def _context_at_call(tls: TlsOptions) -> ssl.SSLContext | None:
+    """The context, where that tells whether the caller's files are any good (rule A4).
+
+    Trouble with the environment's is no mistake in an argument: the connection's thread meets it
+    again, and `opened` fails with it.
+    """
+    try:
+        return client_context(tls) if checked_at_call(tls) else None
+    except TlsError:
+        return None
 
 
 def _check_server_name(tls: TlsStart) -> None:
-    if not tls.server_name:
+    if not (tls.options.server_hostname or tls.hostname):
         raise ValueError(
             "TLS needs a name to verify: adopt(sock, hostname=...) or"
             " TlsOptions(server_hostname=...)"

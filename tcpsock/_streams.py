@@ -8,12 +8,13 @@ given the lock back without a word.
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import io
 import sys
 import warnings
 from collections.abc import Iterable, Iterator
 from types import EllipsisType, TracebackType
-from typing import IO, TYPE_CHECKING, Protocol, TypeAlias
+from typing import IO, TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from ._connection.life import Connection
 from ._connection.queue import ByteQueue
@@ -59,6 +60,28 @@ class Handle:
 
     def _describe(self, what: str) -> str:
         return f"<{type(self).__name__} {self._connection.state.address} {what}>"
+
+
+class _DroppableFile:
+    """A file that is closed when it is dropped, as files are, but never at any price.
+
+    A finalizer may run in the middle of the connection's own steps, in the very thread that holds
+    its lock: closing would then wait for itself.
+    """
+
+    closed: bool
+    raw: Any
+
+    def __del__(self) -> None:
+        if self.closed:
+            return
+        lock = self.raw.connection.state.lock
+        if lock.acquire(timeout=0.1):
+            lock.release()
+            with contextlib.suppress(OSError):
+                self.close()  # type: ignore[attr-defined]  # io's own, or the subclass'
+        else:
+            warnings.warn("a file of a tcpsock stream was dropped unclosed", ResourceWarning, 2)
 
 
 # -- Reading -----------------------------------------------------------------------------------
@@ -329,6 +352,7 @@ class Reader(Handle):
             buffering: bytes to read at once, 1 or more.
         """
         _check_size("buffering", buffering, least=1)
+        self._receiving.check_lease(self._holder)
         raw = _RawReader(self)
         file = _ReadFile(raw, buffering)
         self._file = raw
@@ -393,6 +417,7 @@ class _RawReader(io.RawIOBase):
 
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
+        self.connection = reader._connection
         self._timed_out = False
         self._draining = False  # the buffer is being emptied: nothing more is to be had
 
@@ -421,7 +446,7 @@ class _RawReader(io.RawIOBase):
         reader.release_lock()
 
 
-class _ReadFile(io.BufferedReader):
+class _ReadFile(_DroppableFile, io.BufferedReader):
     """Reader.as_file(): closing it returns what it holds to the stream."""
 
     raw: _RawReader
@@ -534,6 +559,7 @@ class Writer(Handle):
             buffering: bytes to collect before they are sent, 1 or more.
         """
         _check_size("buffering", buffering, least=1)
+        self._sending.check_lease(self._holder)
         raw = _RawWriter(self)
         file = _WriteFile(raw, buffering)
         self._file = raw
@@ -591,6 +617,7 @@ class _RawWriter(io.RawIOBase):
 
     def __init__(self, writer: Writer) -> None:
         self._writer = writer
+        self.connection = writer._connection
 
     def writable(self) -> bool:
         return True
@@ -608,22 +635,10 @@ class _RawWriter(io.RawIOBase):
         super().close()
 
 
-class _WriteFile(io.BufferedWriter):
-    """Writer.as_file(). Dropped instead of closed, it flushes too, but never at any price."""
+class _WriteFile(_DroppableFile, io.BufferedWriter):
+    """Writer.as_file(): closing it flushes and gives the lock back."""
 
     raw: _RawWriter
-
-    def __del__(self) -> None:
-        if self.closed:
-            return
-        # A finalizer may run in the middle of the connection's own steps, in the very thread that
-        # holds its lock: flushing would then wait for itself.
-        lock = self.raw._writer._connection.state.lock
-        if lock.acquire(timeout=0.1):
-            lock.release()
-            self.close()
-        else:
-            warnings.warn("a file of a tcpsock Writer was dropped unflushed", ResourceWarning, 2)
 
 
 def _bytes_of(data: Buffer, name: str) -> memoryview:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 import subprocess
 import sys
@@ -15,7 +16,7 @@ PRINTS = {
     "http_get": "You asked: GET / HTTP/1.0",
     "postgres": "A stand-in for PostgreSQL | 42 | None",
     "redis_pipeline": "INCR tcpsock:visits -> 3",
-    "smtp": "OK, 91 bytes for you",
+    "smtp": "OK, 101 bytes for you",
 }
 
 
@@ -24,17 +25,22 @@ def test_D6_every_example_is_tested() -> None:
     assert {path.stem for path in EXAMPLES.glob("*.py")} == {*PRINTS, "stand_ins"}
 
 
-@pytest.mark.parametrize("name", PRINTS)
-def test_D6_example_runs_without_arguments(name: str) -> None:
-    """It ends well, prints what it promises, and warns of nothing."""
-    done = subprocess.run(
-        [sys.executable, "-X", "dev", "-W", "error", f"{name}.py"],
+def run(*command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *command],
         cwd=EXAMPLES,
+        env={**os.environ, "PYTHONPATH": str(EXAMPLES.parent)},  # the tcpsock that is tested here
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         timeout=50,
     )
+
+
+@pytest.mark.parametrize("name", PRINTS)
+def test_D6_example_runs_without_arguments(name: str) -> None:
+    """It ends well, prints what it promises, and warns of nothing."""
+    done = run("-X", "dev", "-W", "error", f"{name}.py")
     assert (done.returncode, done.stderr) == (0, "")
     assert PRINTS[name] in done.stdout
 
@@ -42,13 +48,6 @@ def test_D6_example_runs_without_arguments(name: str) -> None:
 @pytest.mark.parametrize("name", ["gopher", "http_get", "redis_pipeline"])
 def test_D6_example_reports_a_failure_in_one_line(name: str) -> None:
     """Nobody listens on port 1: the error's own words, no traceback."""
-    done = subprocess.run(
-        [sys.executable, f"{name}.py", "127.0.0.1:1"],
-        cwd=EXAMPLES,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=50,
-    )
+    done = run(f"{name}.py", "127.0.0.1:1")
     assert done.returncode == 1
     assert done.stderr.startswith(f"{name}: 127.0.0.1:1") and done.stderr.count("\n") == 1

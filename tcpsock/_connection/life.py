@@ -16,7 +16,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable
-from typing import Final
+from typing import Final, NoReturn
 
 from .. import _threads
 from .._deadline import Deadline
@@ -97,12 +97,14 @@ class Connection:
             return
         with self.state.lock:
             self._close()
+        self._wake_predecessor()
         self.sending.try_half_close()
         self.state.settlements.run()
 
     def _close(self) -> None:
         """Requires the lock."""
         state = self.state
+        state.count_as_lost()
         self._refuse(state.closed_error("close"))
         self.receiving.discard()
         self.sending.close(state.closed_error("write"))
@@ -114,6 +116,7 @@ class Connection:
             return
         state = self.state
         with state.lock:
+            state.count_as_lost()
             if state.ending is Ending.NONE and state.failure is None:
                 aborted = state.aborted_error(reason)
                 bare(aborted)
@@ -122,7 +125,15 @@ class Connection:
                 self._refuse(aborted)
             self.receiving.discard()
             state.cut()
+        self._wake_predecessor()
         state.settlements.run()
+
+    def _wake_predecessor(self) -> None:
+        """End its opening: what it opens was to be this connection's wire."""
+        predecessor = self.predecessor
+        if predecessor is not None:
+            with predecessor.state.lock:
+                predecessor.state.wake_all()
 
     def _refuse(self, error: SocketError) -> None:
         """Let every use raise this, unless something broke or ended it before (O3).
@@ -130,7 +141,7 @@ class Connection:
         Requires the lock.
         """
         state = self.state
-        if state.refusal is None and state.failure is None and state.lost is None:
+        if state.refusal is None and state.failure is None:
             state.refusal = error
             state.settlements.add(self.receiving.reader_closed, error=error)
             state.settlements.add(self.sending.writer_closed, error=error)
@@ -276,25 +287,34 @@ class Connection:
                 self.check_idle("close", "detach()")
                 if not state.callers_turn.wait(deadline.remaining()):
                     raise self._detach_timed_out(timeout)
-            self._check_detachable()
-            state.ending = Ending.DETACHED
-            state.wake_all()
-            while state.phase is not Phase.ENDED:
-                # The thread is on its way out of a poll; but it may be in a user's callback.
-                remaining = deadline.remaining()
-                remaining = None if remaining is None else max(remaining, GRACE)
-                if not state.callers_turn.wait(remaining) and not state.leaving:
+            try:
+                while state.phase is not Phase.ENDED:
+                    if state.ending is not Ending.DETACHED:  # not yet asked, or asked in vain
+                        self._check_detachable()
+                        state.ending = Ending.DETACHED
+                        state.wake_all()
+                    # The thread is on its way out of a poll; but it may be in a user's callback.
+                    remaining = deadline.remaining()
+                    remaining = None if remaining is None else max(remaining, GRACE)
+                    if not state.callers_turn.wait(remaining) and not state.leaving:
+                        raise self._detach_timed_out(timeout)
+            except BaseException:
+                if state.ending is Ending.DETACHED and not state.leaving:
                     state.ending = Ending.NONE
-                    raise self._detach_timed_out(timeout)
-                if state.ending is not Ending.DETACHED:
-                    self._check_detachable()
+                raise
             sock, self._detached = self._detached, None
         state.settlements.run()
-        if sock is None:  # it broke at the last moment
-            assert state.failure is not None
-            raise fresh(state.failure) from state.failure
+        if sock is None:  # it ended before it could be asked for
+            self._raise_ended()
         sock.settimeout(None)
         return sock
+
+    def _raise_ended(self) -> NoReturn:
+        state = self.state
+        error = state.refusal or state.failure
+        if error is not None:
+            raise fresh(error) from error
+        raise state.closed_error("close", "the peer has closed the connection")
 
     def _check_detachable(self) -> None:
         """Requires the lock."""
@@ -304,8 +324,6 @@ class Connection:
         failure = state.failure or state.lost
         if failure is not None:
             raise fresh(failure) from failure
-        if state.phase is Phase.ENDED:
-            raise state.closed_error("close", "the connection has ended")
         self.check_idle("close", "detach()")
         if self.receiving.queue or (state.wire is not None and state.wire.holds_bytes):
             raise StreamBusy(
@@ -354,10 +372,11 @@ class Connection:
         opener, self._opener = self._opener, None
         assert opener is not None
         try:
-            if state.waker is None:
-                with state.lock:
-                    state.waker = Waker()
-            wire, info = opener.open(state.waker, self._is_over)
+            with state.lock:
+                state.waker = waker = state.waker or Waker()
+                if self._is_over():  # said before there was a waker to say it with
+                    waker.set()
+            wire, info = opener.open(waker, self._is_over)
         except Stopped:
             return False
         except SocketError as error:
@@ -436,7 +455,7 @@ class Connection:
             if found & ~WOKEN and events & POLLIN:
                 receiving.receive_ahead(wire)
             else:
-                reset = bool(found & POLLERR) or (bool(found & HANGUP) and wire.was_reset())
+                reset = bool(found & HANGUP) and wire.was_reset()
                 with state.lock:
                     receiving.owner = Owner.NOBODY
                     if found & HANGUP:
@@ -502,9 +521,11 @@ class Connection:
         receiving.stalled = (
             receiving.inbound is Inbound.READING and len(receiving.queue) >= receiving.mark
         )
-        if receiving.inbound is Inbound.EOF or (receiving.stalled and receiving.peer_done):
-            events = 0  # a hang-up that is known would end each poll at once
-        elif receiving.inbound is Inbound.WATCHED or receiving.stalled:
+        if receiving.inbound is Inbound.EOF:
+            events = 0 if receiving.hangup_known else POLLERR  # a reset may still come
+        elif receiving.stalled:
+            events = 0 if receiving.hangup_known else POLLRDHUP or POLLERR
+        elif receiving.inbound is Inbound.WATCHED:
             events = POLLRDHUP or POLLERR
         else:
             events = wire.receive_events
@@ -597,9 +618,7 @@ class Connection:
         for future in futures:
             if future is not None:
                 settle_in_forked_child(future, error)
-        wire, waker, state.wire, state.waker = state.wire, state.waker, None, None
-        if wire is not None:
-            wire.abandon()
+        waker, state.wire, state.waker = state.waker, None, None
         if waker is not None:
             waker.close()
 

@@ -33,6 +33,7 @@ from .._errors import (
 from .._info import Attempt, SocketInfo, Timings
 from .._options import KeepAlive, SocketOptions, TlsOptions
 from .._wire.contexts import client_context
+from .._wire.descriptors import ours
 from .._wire.platform import POLLIN, Waker, poller
 from .._wire.wire import TIMED_OUT, WANT, WOKEN, TlsWire, Wire, connection_lost, is_tls_eof, tls_failure
 
@@ -116,7 +117,7 @@ class Dialling:
         if self._vetting is not None:
             self._vetting.vet_name(self._hostname, self._port)
         started = time.monotonic()
-        candidates = self._resolve(waker, stop)
+        candidates, looked_up = self._resolve(waker, stop)
         resolved = time.monotonic()
         left_out: tuple[Attempt, ...] = ()
         if self._vetting is not None:
@@ -128,7 +129,9 @@ class Dialling:
                 hostname=self._hostname,
                 remote_address=_ip_port(sock.getpeername),
                 local_address=_ip_port(sock.getsockname),
-                timings=Timings(resolved - started, time.monotonic() - resolved, None),
+                timings=Timings(
+                    resolved - started if looked_up else None, time.monotonic() - resolved, None
+                ),
                 attempts=left_out + won.attempts,
             )
             if self._tls is None:
@@ -138,14 +141,19 @@ class Dialling:
             raise
         return secure(sock, self._tls, self._address, info, waker, stop, self._deadline)
 
-    def _resolve(self, waker: Waker, stop: Callable[[], bool]) -> Sequence[Candidate]:
+    def _resolve(
+        self, waker: Waker, stop: Callable[[], bool]
+    ) -> tuple[Sequence[Candidate], bool]:
+        """Whom to dial, in their order, and whether that took a look-up."""
+        looked_up = False
         try:
             candidates: Sequence[Candidate] | None = literal(self._hostname, self._port)
             if candidates is None:
+                looked_up = True
                 candidates = self._look_up(waker, stop)
-        except (OSError, UnicodeError) as error:
-            if isinstance(error, SocketError):
-                raise
+        except (SocketError, Stopped):
+            raise
+        except BaseException as error:  # getaddrinfo may be a user's own, and raise anything
             raise self._unresolved(error) from bare(error)
         if self._options.local_address is not None:
             family = socket.AF_INET6 if ":" in self._options.local_address[0] else socket.AF_INET
@@ -157,7 +165,7 @@ class Dialling:
                     phase="resolve",
                     address=self._address,
                 )
-        return interleave(candidates)
+        return interleave(candidates), looked_up
 
     def _look_up(self, waker: Waker, stop: Callable[[], bool]) -> Sequence[Candidate]:
         lookup = Lookup(self._hostname, self._port, waker.set)
@@ -202,12 +210,13 @@ class Dialling:
             ) from errors[-1]
 
     def _prepare(self, sock: socket.socket) -> None:
+        ours.add(sock)
         set_options(sock, self._options)
         if self._options.local_address is not None:
             sock.bind(self._options.local_address)
 
-    def _unresolved(self, error: OSError | UnicodeError) -> ResolveError:
-        said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    def _unresolved(self, error: BaseException) -> ResolveError:
+        said = getattr(error, "strerror", None) or str(error) or repr(error)
         return ResolveError(
             f"{self._address}: cannot resolve the name: {said} (resolve)",
             address=self._address,
@@ -235,6 +244,7 @@ class Adopted:
         options: SocketOptions,
         tls: TlsStart | None,
     ) -> None:
+        ours.add(sock)
         self._socket = sock
         self._hostname, self._address = hostname, address
         self._tls = tls
@@ -309,6 +319,7 @@ def secure(
                 do_handshake_on_connect=False,
                 suppress_ragged_eofs=False,
             )
+            ours.add(sock)
             if session is not None:
                 try:
                     sock.session = session

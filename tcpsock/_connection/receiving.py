@@ -71,7 +71,8 @@ class Receiving:
         reading: a read is in progress.
         thread_waits: the thread waits for the caller that owns the receive side.
         stalled: the thread waits for room in the queue.
-        peer_done: the peer's FIN is known to be behind what the queue has no room for.
+        hangup_known: the peer's FIN is behind what the queue has no room for, or all is over: a
+            poll for hang-ups would end at once, again and again.
         cancelled: the inbound data was given up by cancel(): reads give EOF.
         left_at: when a caller last gave up the receive side, as time.monotonic() counts.
         lease: the Reader, iterator or file that has the stream's lock.
@@ -89,7 +90,7 @@ class Receiving:
         self.reading = False
         self.thread_waits = False
         self.stalled = False
-        self.peer_done = False
+        self.hangup_known = False
         self.cancelled = False
         self.left_at = 0.0
         self.lease: weakref.ref[object] | None = None
@@ -108,6 +109,8 @@ class Receiving:
         """Take the stream's lock; reading ahead begins (rule R0)."""
         state = self._state
         with state.lock:
+            if state.refusal is not None:
+                raise fresh(state.refusal) from state.refusal
             if self.locked:
                 raise StreamLocked(
                     f"{state.address}: the readable stream is locked to another reader;"
@@ -115,8 +118,6 @@ class Receiving:
                     phase="read",
                     address=state.address,
                 )
-            if state.refusal is not None:
-                raise fresh(state.refusal) from state.refusal
             self.lease = weakref.ref(holder)
             self.reader_closed = closed
             if closed is not None:
@@ -141,6 +142,11 @@ class Receiving:
             state.settlements.add(closed, error=self._released())
         state.settlements.run()
 
+    def check_lease(self, holder: object) -> None:
+        """StreamLocked unless this is who holds the stream's lock."""
+        if self.lease is None or self.lease() is not holder:
+            raise self._released()
+
     def begin_reading(self) -> None:
         """Read ahead from now on. Requires the lock."""
         if self.inbound is Inbound.WATCHED:
@@ -153,9 +159,10 @@ class Receiving:
         """Throw away what came and what comes; the write side goes on (rule R7)."""
         state = self._state
         with state.lock:
+            self.queue.clear()
+            state.count_as_lost()
             if state.refusal is None and state.failure is None and not self.cancelled:
                 self.cancelled = True
-                self.queue.clear()
                 if self.inbound is not Inbound.EOF:
                     self.inbound = Inbound.DISCARDED
                 state.settlements.add(self.reader_closed)
@@ -280,8 +287,10 @@ class Receiving:
                     if not mine:
                         self._start(reader)
                         mine = True
-                    over = self.inbound is Inbound.EOF or self.cancelled
-                    result = complete(self.queue, over and state.failure is None)
+                    over = self.cancelled or (
+                        self.inbound is Inbound.EOF and state.failure is None
+                    )
+                    result = complete(self.queue, over)
                     if result is not None:
                         if over and not self.queue:
                             self._settle_delivered()
@@ -324,8 +333,7 @@ class Receiving:
         state = self._state
         if state.refusal is not None:
             raise fresh(state.refusal) from state.refusal
-        if self.lease is None or self.lease() is not reader:
-            raise self._released()
+        self.check_lease(reader)
         if self.reading:
             raise StreamBusy(
                 f"{state.address}: another thread is blocked in a read on this stream",
@@ -388,7 +396,7 @@ class Receiving:
 
     def _made_room(self) -> None:
         """Let the thread read on once half of the queue is free, or all that is left has room."""
-        if self.stalled and (self.peer_done or len(self.queue) <= self.mark // 2):
+        if self.stalled and (self.hangup_known or len(self.queue) <= self.mark // 2):
             self.stalled = False
             if self._state.waker is not None:
                 self._state.waker.set()
@@ -400,6 +408,7 @@ class Receiving:
             state.fail(state.lost)
         elif self.inbound is not Inbound.EOF:
             self.inbound = Inbound.EOF
+            self.hangup_known = False
             state.thread_turn.notify()
 
     def _settle_delivered(self) -> None:
@@ -425,6 +434,8 @@ class Receiving:
                 self.reading = False
                 if self.owner is Owner.CALLER:  # an exception came out of the wait
                     self._give_up()
+                elif self.thread_waits:  # it stood back, but the queue had all that was wanted
+                    state.thread_turn.notify()
             if state.settlements:
                 state.settlements.run()
 
@@ -502,10 +513,13 @@ class Receiving:
         """The thread's poll has told that the peer hung up. Requires the lock."""
         if self.inbound is Inbound.WATCHED:
             self.inbound = Inbound.READING  # find out how (rule R0)
-        elif self.stalled and reset:
+        elif reset and self.inbound is Inbound.EOF:
+            assert self._state.wire is not None
+            self._state.fail(self._state.wire.lost("read"))
+        elif reset:
             self.inbound = Inbound.DRAINING
-        elif self.stalled:
-            self.peer_done = True
+        else:
+            self.hangup_known = True
 
     # -- Errors ---------------------------------------------------------------------------------
 

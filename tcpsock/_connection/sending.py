@@ -43,7 +43,7 @@ class Sending:
         tail: the half-close has begun, and the kernel had no room for all of it.
         lease: the Writer or file that has the stream's lock.
         writer_closed: that Writer's `closed`.
-        sent: bytes so far; last_at: when the last ones went.
+        sent: bytes so far, also of the write in progress; last_at: when the last write ended.
     """
 
     def __init__(self, state: State, on_blocked: Callable[[], None]) -> None:
@@ -71,6 +71,8 @@ class Sending:
         """Take the stream's lock."""
         state = self._state
         with state.lock:
+            if state.refusal is not None:
+                raise fresh(state.refusal) from state.refusal
             if self.locked:
                 raise StreamLocked(
                     f"{state.address}: the writable stream is locked to another writer;"
@@ -78,8 +80,6 @@ class Sending:
                     phase="write",
                     address=state.address,
                 )
-            if state.refusal is not None:
-                raise fresh(state.refusal) from state.refusal
             self.lease = weakref.ref(holder)
             self.writer_closed = closed
             if state.failure is not None:
@@ -103,6 +103,11 @@ class Sending:
             self.lease = None
             self._settle(self._released())
         state.settlements.run()
+
+    def check_lease(self, holder: object) -> None:
+        """StreamLocked unless this is who holds the stream's lock."""
+        if self.lease is None or self.lease() is not holder:
+            raise self._released()
 
     # -- Writing --------------------------------------------------------------------------------
 
@@ -134,6 +139,7 @@ class Sending:
                 took = wire.send(view[sent:] if sent else view)
                 if took != WANT:
                     sent += took
+                    self.sent += took  # only who has the turn writes it
                     if sent == len(view):
                         return
                 elif not self._wait_for_room(wire, deadline):
@@ -156,8 +162,7 @@ class Sending:
         state = self._state
         if state.refusal is not None:
             raise fresh(state.refusal) from state.refusal
-        if self.lease is None or self.lease() is not writer:
-            raise self._released()
+        self.check_lease(writer)
         for error in (state.failure, state.lost, self.refusal):
             if error is not None:
                 raise fresh(error) from error
@@ -216,7 +221,6 @@ class Sending:
             self.turn = None
             self.blocked = False
             if sent:
-                self.sent += sent
                 self.last_at = time.monotonic()
             closing = self.outbound is Outbound.CLOSING
             if self.waiting:

@@ -151,6 +151,11 @@ class State:
             self.ending = ending
             self.wake_all()
 
+    def count_as_lost(self) -> None:
+        """After a failed send, don't wait for what the kernel may still hold."""
+        if self.lost is not None:
+            self.fail(self.lost)
+
     def begin_closing(self, seconds: float | None) -> None:
         """Start the graceful end, unless something else has ended the connection already."""
         if self.ending is Ending.NONE and self.phase is not Phase.ENDED:

@@ -130,7 +130,8 @@ class _SystemRoots:
             context.load_default_certs()
             return
         # One is set, and is empty or to be ignored (else we would not be here). OpenSSL would
-        # look at it all the same, so it gets its own built-in paths by name.
+        # look at it all the same, so it gets its own built-in paths by name (but nothing from
+        # Windows' stores, which come only together with what the variables say).
         paths = ssl.get_default_verify_paths()
         if os.path.isfile(paths.openssl_cafile):
             context.load_verify_locations(cafile=paths.openssl_cafile)

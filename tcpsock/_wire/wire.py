@@ -11,7 +11,6 @@ under a lock; each is short, since the socket never blocks.
 from __future__ import annotations
 
 import errno
-import os
 import socket
 import ssl
 import struct
@@ -19,8 +18,9 @@ import threading
 from typing import Final
 
 from .._deadline import Deadline
-from .._errors import ConnectionLost, SocketError, TlsError, TlsTruncated, bare
+from .._errors import ConnectionLost, Phase, SocketError, TlsError, TlsTruncated, bare
 from .close_notify import close_notify_record, prepare
+from .descriptors import ours
 from .platform import POLLERR, POLLHUP, POLLIN, POLLOUT, POLLRDHUP, Waker, poller
 
 __all__ = ["HANGUP", "TIMED_OUT", "WANT", "WOKEN", "TlsWire", "Wire"]
@@ -43,7 +43,7 @@ class Wire:
         maybe_more: the last receive filled its buffer, so the next may succeed without a poll.
         receive_events: what to poll for before the next receive: TLS may have to send first.
         send_events: the same before a send is tried again.
-        fin_sent: our side has ended; from then on a vanished peer is no reset.
+        fin_sent: our side has ended, or is about to; from then on a vanished peer is no reset.
     """
 
     def __init__(self, sock: socket.socket, waker: Waker, address: str | None) -> None:
@@ -53,14 +53,15 @@ class Wire:
         self.receive_events = POLLIN
         self.send_events = POLLOUT
         self.fin_sent = False
+        ours.add(sock)
         self._socket = sock
         self._fd = sock.fileno()
         self._waker_fd = waker.fileno()
         self._receive_poller, self._send_poller = poller(), poller()
-        for each in (self._receive_poller, self._send_poller):
-            each.register(self._fd, 0)
-            each.register(self._waker_fd, POLLIN)
-        self._receive_events = self._send_events = 0
+        self._receive_poller.register(self._waker_fd, POLLIN)
+        self._send_poller.register(self._waker_fd, POLLIN)
+        self._send_poller.register(self._fd, POLLOUT)
+        self._receive_events, self._send_events = 0, POLLOUT
 
     # -- Waiting ------------------------------------------------------------------------------
 
@@ -109,9 +110,9 @@ class Wire:
             self.maybe_more = False
             return WANT
         except OSError as error:
-            raise self._lost("read", error) from bare(error)
+            raise self.lost("read", error) from bare(error)
         if received == 0 and self.was_reset():
-            raise self._lost("read", None)
+            raise self.lost("read")
         self.maybe_more = received == len(view)
         return received
 
@@ -128,13 +129,12 @@ class Wire:
         A thread that sends takes the kernel's pending error, and the one that receives then sees
         an ordinary end (trap T19); but a connection with one end still open has a peer.
         """
-        if self.fin_sent:
-            return False
         try:
             # The class's own method: SSLSocket's asks the TLS object first.
             socket.socket.getpeername(self._socket)
         except OSError as error:
-            return error.errno in (errno.ENOTCONN, errno.EINVAL)
+            # Asked last: our own FIN, which another thread may just send, is announced before.
+            return error.errno in (errno.ENOTCONN, errno.EINVAL) and not self.fin_sent
         return False
 
     # -- Sending ------------------------------------------------------------------------------
@@ -150,7 +150,7 @@ class Wire:
         except BlockingIOError:
             return WANT
         except OSError as error:
-            raise self._lost("write", error) from bare(error)
+            raise self.lost("write", error) from bare(error)
 
     def in_flight(self, view: memoryview) -> int:
         """How much of a view that send() couldn't take may be with the kernel all the same."""
@@ -161,11 +161,11 @@ class Wire:
 
         Returns: False if the kernel has no room yet; call again when the socket is writable.
         """
+        self.fin_sent = True
         try:
             socket.socket.shutdown(self._socket, socket.SHUT_WR)
         except OSError:
             pass  # gone already; the receiving side tells how
-        self.fin_sent = True
         return True
 
     # -- The end ------------------------------------------------------------------------------
@@ -184,16 +184,8 @@ class Wire:
 
     def release(self) -> socket.socket:
         """The bare socket, for whoever takes over. This wire must not be used again."""
+        ours.discard(self._socket)
         return self._socket
-
-    def abandon(self) -> None:
-        """Give the descriptor back in a forked child: nothing reaches the parent's peer.
-
-        The TLS object is left alone, and alive: another thread of the parent may have been
-        in the middle of a call into it.
-        """
-        _abandoned.append(self)
-        os.close(socket.socket.detach(self._socket))
 
     @property
     def session(self) -> ssl.SSLSession | None:
@@ -205,11 +197,9 @@ class Wire:
         """Whether received bytes are kept here, in no kernel and no TLS object."""
         return False
 
-    def _lost(self, phase: str, error: OSError | None) -> SocketError:
+    def lost(self, phase: Phase, error: OSError | None = None) -> ConnectionLost:
+        """The error for a connection that broke: `error` is what the system said, if anything."""
         return connection_lost(self.address, phase, error)
-
-
-_abandoned: list[Wire] = []
 
 
 class TlsWire(Wire):
@@ -315,7 +305,7 @@ class TlsWire(Wire):
             return None
         if is_tls_eof(error):
             if self.was_reset():
-                return self._lost("read", None)
+                return self.lost("read")
             if self._allow_truncation:
                 return None
             return TlsTruncated(
@@ -340,7 +330,7 @@ class TlsWire(Wire):
                 return WANT
             except OSError as error:
                 if is_tls_eof(error):
-                    raise self._lost("write", error) from bare(error)
+                    raise self.lost("write", error) from bare(error)
                 raise tls_failure(self.address, "write", error) from bare(error)
 
     def in_flight(self, view: memoryview) -> int:
@@ -368,6 +358,7 @@ class TlsWire(Wire):
             return super().half_close()
 
     def release(self) -> socket.socket:
+        super().release()
         self._tls.suppress_ragged_eofs = self._allow_truncation  # type: ignore[attr-defined]
         return self._tls
 
@@ -383,7 +374,7 @@ def is_tls_eof(error: OSError) -> bool:
     )
 
 
-def connection_lost(address: str | None, phase: str, error: OSError | None) -> ConnectionLost:
+def connection_lost(address: str | None, phase: Phase, error: OSError | None) -> ConnectionLost:
     """The connection broke; `error` is what the system said, if it said anything."""
     number = errno.ECONNRESET if error is None else error.errno
     if number in (None, errno.ECONNRESET, errno.ENOTCONN):
@@ -394,20 +385,20 @@ def connection_lost(address: str | None, phase: str, error: OSError | None) -> C
         what = f"connection lost: {error.strerror if error else number}"
     return ConnectionLost(
         f"{address}: {what} ({phase})",
-        phase=phase,  # type: ignore[arg-type]  # only ever a Phase
+        phase=phase,
         address=address,
         errno=number,
     )
 
 
-def tls_failure(address: str | None, phase: str, error: OSError) -> SocketError:
+def tls_failure(address: str | None, phase: Phase, error: OSError) -> SocketError:
     """What an error of the TLS object means when it is none of the ordinary ones."""
     if not isinstance(error, ssl.SSLError):
         return connection_lost(address, phase, error)
     reason = error.reason or str(error)
     return TlsError(
         f"{address}: TLS failed: {reason.replace('_', ' ').lower()} ({phase})",
-        phase=phase,  # type: ignore[arg-type]  # only ever a Phase
+        phase=phase,
         address=address,
         errno=error.errno,
         library=error.library or "",

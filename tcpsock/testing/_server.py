@@ -75,8 +75,8 @@ class Server:
     address: str
     """``host:port``, as connect() takes it (IPv6 in brackets)."""
     errors: list[BaseException]
-    """What handlers and TLS handshakes raised, in order; not the ``OSError`` of a handler that was
-    cut off by close(). A RuntimeError stands for a handler that wouldn't end."""
+    """What handlers and TLS handshakes raised, in order; not the ``OSError`` of a handler that
+    close() cut off. A RuntimeError stands for a handler that wouldn't end."""
 
     def __init__(self, handler: Handler, *, context: ssl.SSLContext | None, host: str) -> None:
         self._handler = handler
@@ -91,8 +91,7 @@ class Server:
         self.errors = []
         self._lock = threading.Lock()
         self._closing = False  # guarded by _lock
-        self._connections: dict[threading.Thread, tuple[int, int]] = {}
-        """Each handler's thread: the descriptor of its connection and the inode; _lock."""
+        self._calls: list[_Call] = []  # those that run, and some that did; guarded by _lock
         self._acceptor = threading.Thread(
             target=self._accept, name=f"tcpsock.testing {self.address}", daemon=True
         )
@@ -108,7 +107,7 @@ class Server:
         return _certificates.authority().ca_data
 
     def __repr__(self) -> str:
-        state = "closed" if self._closing else f"{len(self._threads())} running"
+        state = "closed" if self._closing else f"{len(self._running())} running"
         return f"<Server {self.address} {state}, {len(self.errors)} errors>"
 
     def __enter__(self) -> Server:
@@ -129,11 +128,11 @@ class Server:
             TimeoutError: a handler was still running after `timeout` seconds.
         """
         deadline = time.monotonic() + timeout
-        while (threads := self._threads()) or self._is_called():
+        while (calls := self._running()) or self._is_called():
             if time.monotonic() > deadline:
                 raise TimeoutError(f"{self!r} after {timeout} s")
-            if threads:
-                threads[0].join(0.02)
+            if calls:
+                calls[0].join(0.02)
             else:
                 time.sleep(0.001)  # until the acceptor has seen it
 
@@ -154,41 +153,25 @@ class Server:
         self._bell.close()
         self._listener.close()
         begun = time.monotonic()
-        while (threads := self._threads()) and time.monotonic() - begun < PATIENCE:
-            # Again and again: a descriptor can be missed while half_close() has it swapped.
+        while (calls := self._running()) and time.monotonic() - begun < PATIENCE:
             gently = time.monotonic() - begun < GRACE
-            self._shut_connections(socket.SHUT_RD if gently else socket.SHUT_RDWR)
-            threads[0].join(0.02)
-        for thread in threads:
-            self.errors.append(RuntimeError(f"{thread.name} did not end in {PATIENCE} s"))
+            for call in calls:  # again and again: half_close() may have hidden the connection
+                call.cut(socket.SHUT_RD if gently else socket.SHUT_RDWR)
+            calls[0].join(0.02)
+        for call in calls:
+            self.errors.append(RuntimeError(f"{call.name} did not end in {PATIENCE} s"))
 
-    def _threads(self) -> list[threading.Thread]:
-        """The threads of running handlers, but for one that asks itself."""
+    def _running(self) -> list[_Call]:
+        """The running handlers, but for one that asks itself."""
         current = threading.current_thread()
         with self._lock:
-            return [t for t in self._connections if t.is_alive() and t is not current]
+            self._calls = [call for call in self._calls if call.is_alive()]
+            return [call for call in self._calls if call is not current]
 
     def _is_called(self) -> bool:
         """True if a connection waits to be accepted."""
         with self._lock:
             return not self._closing and bool(_poll(self._listener, select.POLLIN, 0))
-
-    def _shut_connections(self, how: int) -> None:
-        """Shut each running handler's connection, by descriptor: the handler may have wrapped it.
-
-        The number may belong to something else by now, so it is the inode of a private copy that
-        tells whose it is.
-        """
-        with self._lock:
-            connections = list(self._connections.values())
-        for descriptor, inode in connections:
-            with contextlib.suppress(OSError):
-                copy = os.dup(descriptor)
-                if os.fstat(copy).st_ino != inode:
-                    os.close(copy)
-                    continue
-                with socket.socket(fileno=copy) as connection:
-                    connection.shutdown(how)
 
     def _accept(self) -> None:
         poll = select.poll()
@@ -197,38 +180,64 @@ class Server:
         while self._bell.fileno() not in dict(poll.poll()):
             try:
                 with self._lock:  # wait() sees a connection either waiting or with its thread
-                    self._start(_Accepted(fileno=self._listener.accept()[0].detach()))
+                    self._call(_Accepted(fileno=self._listener.accept()[0].detach()))
             except BlockingIOError:
                 pass  # the client has gone already
             except (OSError, RuntimeError):  # no descriptor or no thread left; it may get better
                 time.sleep(0.01)
 
-    def _start(self, accepted: _Accepted) -> None:
-        """Requires holding the lock."""
+    def _call(self, accepted: _Accepted) -> None:
+        """Start the handler. Requires holding the lock."""
         accepted.setblocking(True)
-        connection = accepted.fileno(), os.fstat(accepted.fileno()).st_ino
-        thread = threading.Thread(
-            target=self._run,
-            args=(accepted,),
-            name=f"tcpsock.testing handler {self.address}",
-            daemon=True,
-        )
+        call = _Call(self, accepted)
         try:
-            thread.start()
+            call.start()
         except RuntimeError:
             accepted.close()
             raise
-        self._connections = {t: c for t, c in self._connections.items() if t.is_alive()}
-        self._connections[thread] = connection
+        self._calls = [call for call in self._calls if call.is_alive()] + [call]
 
-    def _run(self, accepted: _Accepted) -> None:
+    def _handle(self, accepted: _Accepted) -> None:
+        self._handler(upgrade(accepted, self._context) if self._context else accepted)
+
+
+class _Call(threading.Thread):
+    """One call of the handler, and how to cut it off."""
+
+    def __init__(self, server: Server, accepted: _Accepted) -> None:
+        super().__init__(name=f"tcpsock.testing handler {server.address}", daemon=True)
+        self._server = server
+        self._accepted = accepted
+        self._descriptor = accepted.fileno()
+        self._inode = os.fstat(self._descriptor).st_ino
+        self._was_cut = False
+
+    def run(self) -> None:
         try:
-            self._handler(upgrade(accepted, self._context) if self._context else accepted)
+            self._server._handle(self._accepted)
         except BaseException as error:  # SystemExit too: a test wants to know
-            if not (self._closing and isinstance(error, OSError)):
-                self.errors.append(error)
+            if not (self._was_cut and isinstance(error, OSError)):
+                self._server.errors.append(error)
         finally:
-            _finish(accepted.successor or accepted)
+            _finish(self._accepted.successor or self._accepted)
+
+    def cut(self, how: int) -> None:
+        """Shut the connection, whatever socket object the handler has it in.
+
+        That is why it goes by the descriptor. Its number may belong to something else by now, so
+        the inode of a private copy tells whose it is.
+        """
+        try:
+            copy = os.dup(self._descriptor)
+        except OSError:
+            return  # closed already
+        if os.fstat(copy).st_ino != self._inode:
+            os.close(copy)
+            return
+        with socket.socket(fileno=copy) as connection:
+            self._was_cut = True  # before: what the handler raises now is not its own failure
+            with contextlib.suppress(OSError):
+                connection.shutdown(how)
 
 
 def upgrade(

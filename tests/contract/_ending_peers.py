@@ -10,6 +10,7 @@ import concurrent.futures
 import contextlib
 import functools
 import gc
+import random
 import select
 import socket
 import ssl
@@ -23,7 +24,7 @@ from peers import WAIT, Peer
 import tcpsock
 from tcpsock import testing
 
-BULK = 24 << 20  # bytes: more than both kernels take of a connection that nobody reads
+BULK = 16 << 20  # bytes: more than both kernels take of a connection that nobody reads
 
 
 # TLS
@@ -84,15 +85,10 @@ class Listener:
         self.address = f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
         self._accepted: list[Peer] = []
 
-    def accept(self, *, window: int | None = None) -> Peer:
-        """The next connection.
-
-        window: about how many bytes its kernel takes while nobody reads.
-        """
+    def accept(self) -> Peer:
+        """The next connection."""
         peer = Peer(self.sock.accept()[0])
         self._accepted.append(peer)
-        if window is not None:
-            peer.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, window)
         if self.context is not None:
             peer.start_tls(self.context)
         return peer
@@ -115,7 +111,8 @@ class BlackHole(Listener):
 
     def __init__(self, host: str = "127.0.0.1") -> None:
         super().__init__(host, backlog=0)
-        self._filler = socket.create_connection((self.host, self.port), WAIT)
+        self._filler = socket.socket(self.sock.family)
+        self._filler.connect((self.host, self.port))
 
     def open_up(self) -> None:
         """Make room: the next SYN, which is sent again after a second, gets through."""
@@ -127,9 +124,16 @@ class BlackHole(Listener):
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """A port on which nobody listens."""
-    with Listener(host) as listener:
-        return int(listener.port)
+    """A port on which nobody listens.
+
+    Below those that the kernel gives out by itself: a connection to one of these may, by chance,
+    come from the same port, and then it meets itself.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    while True:
+        with socket.socket(family) as sock, contextlib.suppress(OSError):
+            sock.bind((host, random.randrange(10_000, 30_000)))
+            return int(sock.getsockname()[1])
 
 
 def sees_reset(peer: Peer) -> bool:
@@ -195,7 +199,6 @@ class Names:
 def connected(
     secure: str = "off",
     *,
-    window: int | None = None,
     context: ssl.SSLContext | None = None,
     **options: Any,
 ) -> Iterator[tuple[tcpsock.Socket, Peer]]:
@@ -210,7 +213,7 @@ def connected(
     with Listener(context=context) as listener:
         sock = tcpsock.connect(listener.address, secure_transport=secure, **options)  # type: ignore[misc]
         try:
-            peer = listener.accept(window=window)
+            peer = listener.accept()
             sock.opened.result(WAIT)
             yield sock, peer
         finally:

@@ -10,6 +10,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import unicodedata
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -18,9 +19,9 @@ from _ending_peers import (
     Listener,
     Names,
     ca_data,
+    connected,
     failure,
     note_server_names,
-    connected,
     raised,
     tls_server,
     tls_server_for,
@@ -41,6 +42,11 @@ def mistake(call: Callable[..., object], *args: Any, **options: Any) -> Exceptio
         call(*args, **options)
     assert not isinstance(caught.value, OSError), repr(caught.value)
     return caught.value
+
+
+def has_controls(text: str) -> bool:
+    """Whether there is anything in it that moves a terminal's cursor, or can't be printed."""
+    return any(unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp") for char in text)
 
 
 @contextlib.contextmanager
@@ -201,7 +207,7 @@ def test_A1_A2_what_cannot_be_an_address_is_InvalidAddress_at_the_call(address: 
     assert isinstance(error, ValueError) and isinstance(error, tcpsock.SocketError)
     assert error.phase == "address" and error.code == "invalid-address"
     text = str(error)
-    assert text and text.isprintable()  # control characters are escaped
+    assert text and not has_controls(text)
     assert len(text) < 1000
 
 
@@ -262,9 +268,10 @@ def test_A1_the_first_and_the_last_port(port: int) -> None:
 
 def test_D7_the_first_mistakes_are_answered() -> None:
     assert "port" in str(raised(InvalidAddress, tcpsock.connect, "db.example"))
-    assert "tcp" in str(raised(InvalidAddress, tcpsock.connect, "https://db.example:443"))
+    text = str(raised(InvalidAddress, tcpsock.connect, "https://db.example:443"))
+    assert '"db.example:443"' in text and "secure_transport" in text
     connect: Any = tcpsock.connect
-    assert '"db.example:80"' in str(raised(TypeError, connect, "db.example", 80)).replace("'", '"')
+    assert '"db.example:80"' in str(raised(TypeError, connect, "db.example", 80))
 
 
 # -- A1, A3: the other forms ------------------------------------------------------------------
@@ -310,7 +317,7 @@ class TestA3ObjectForms:
     @pytest.mark.parametrize("host", BAD_HOSTS, ids=ascii)
     def test_A3_bad_hostname(self, form: Callable[..., Any], host: str) -> None:
         error = raised(InvalidAddress, lambda: tcpsock.connect(form(host, 80)))
-        assert str(error).isprintable() and error.phase == "address"
+        assert not has_controls(str(error)) and error.phase == "address"
 
     @pytest.mark.parametrize("port", BAD_PORTS)
     def test_A3_port_out_of_range(self, form: Callable[..., Any], port: int) -> None:
@@ -717,7 +724,7 @@ def test_api_local_address_is_where_the_connection_comes_from() -> None:
         ) as sock:
             peer = listener.accept()
             assert sock.opened.result(WAIT).local_address == f"127.0.0.2:{port}"
-            assert peer.getpeername() == ("127.0.0.2", port)
+            assert peer.sock.getpeername() == ("127.0.0.2", port)
 
 
 @pytest.mark.parametrize(
@@ -873,14 +880,6 @@ def test_A4_an_unreadable_file_is_its_OSError_with_the_filename(
         on(**fields)()
     assert not isinstance(caught.value, tcpsock.SocketError)
     assert os.fspath(caught.value.filename) == os.fspath(path)
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
-def test_A4_a_file_without_permission(files: pathlib.Path) -> None:
-    (files / "ca.pem").chmod(0)
-    with pytest.raises(PermissionError) as caught:
-        on(ca_file=files / "ca.pem")()
-    assert os.fspath(caught.value.filename) == os.fspath(files / "ca.pem")
 
 
 @pytest.mark.parametrize("field", ["ca_file", "client_cert", "client_key"])
@@ -1053,7 +1052,7 @@ def test_A4_roots_that_are_right(files: pathlib.Path, form: str) -> None:
 def test_A4_start_tls_refuses_at_the_call_and_nothing_has_changed(
     fields: dict[str, Any], expected: type[Exception]
 ) -> None:
-    with connected("starttls") as (sock, peer):
+    with connected("starttls", tls=None) as (sock, peer):
         reader, writer = sock.streams()
         with pytest.raises(expected):
             sock.start_tls(**fields)
@@ -1139,16 +1138,16 @@ def test_adopt_with_TLS_verifies_the_hostname_given(
 def test_adopt_with_TLS_without_a_hostname_is_a_ValueError() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        error = mistake(tcpsock.adopt, ours, secure_transport="on")
-        assert isinstance(error, ValueError) and "hostname" in str(error)
+        with pytest.raises(ValueError, match="hostname"):
+            tcpsock.adopt(ours, secure_transport="on")
         assert ours.fileno() != -1  # refused: still the caller's
 
 
 def test_adopt_for_StartTLS_without_a_hostname_is_a_ValueError_at_start_tls() -> None:
     with adopted(secure_transport="starttls", tls=trusting()) as (sock, peer):
         sock.opened.result(WAIT)
-        error = mistake(sock.start_tls)
-        assert isinstance(error, ValueError) and "hostname" in str(error)
+        with pytest.raises(ValueError, match="hostname"):
+            sock.start_tls()
         assert not sock.upgraded
         with sock.start_tls(server_hostname="localhost") as upgraded:
             peer.start_tls(tls_server())

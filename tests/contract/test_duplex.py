@@ -117,8 +117,6 @@ def test_E4_own_close_lets_a_clogged_write_finish_when_the_peer_reads(pair, back
     sock, peer, write, _ = clog(pair, background, close_timeout=WAIT)
     closed = sock.close()
     assert closed is sock.closed
-    with pytest.raises(tcpsock.SocketClosed):
-        sock.writable.get_writer()
     assert not write.done()
     assert peer.read_all() == pattern(MORE)
     assert write.result() is None
@@ -200,17 +198,36 @@ def test_E3_both_ended_cleanly_in_whichever_order(pair, first) -> None:
 
 
 def test_E3_both_end_at_the_same_moment(pair, background) -> None:
+    start = threading.Barrier(2)
+
+    def end(peer: Peer) -> None:
+        start.wait(WAIT)
+        peer.send(b"bye")
+        peer.end()
+
     for _ in range(10):
         sock, peer = pair(allow_half_open=True)
         reader, writer = sock.streams()
-        start = threading.Barrier(2)
-        ending = background(lambda: (start.wait(WAIT), peer.send(b"bye"), peer.end()))
+        ending = background(end, peer)
         start.wait(WAIT)
         writer.write(b"bye")
         writer.close()
         assert reader.read_all(timeout=WAIT) == b"bye"
         ending.result()
         assert peer.read_all() == b"bye"
+        assert sock.closed.result(WAIT) is None
+
+
+def test_E3_the_peer_ends_as_soon_as_it_sees_our_end(pair, background) -> None:
+    """Both FINs are out when the last read returns: a clean EOF, not a reset (T19)."""
+    for _ in range(25):
+        sock, peer = pair()
+        reader, writer = sock.streams()
+        answering = background(lambda peer=peer: (peer.read_all(), peer.end()))
+        reading = background(reader.read, timeout=WAIT)
+        writer.close()
+        assert reading.result() == b""
+        answering.result()
         assert sock.closed.result(WAIT) is None
 
 
@@ -419,10 +436,6 @@ def test_E4_use_after_own_close_is_SocketClosed_also_when_repeated(pair) -> None
             lambda: reader.read_exactly(1),
             lambda: reader.readinto(bytearray(1)),
             lambda: writer.write(b"x"),
-            lambda: sock.readable.get_reader(),
-            lambda: sock.writable.get_writer(),
-            lambda: sock.streams(),
-            lambda: next(iter(sock.readable)),
         ):
             with pytest.raises(tcpsock.SocketClosed):
                 call()
@@ -430,6 +443,23 @@ def test_E4_use_after_own_close_is_SocketClosed_also_when_repeated(pair) -> None
     peer.end()
     assert sock.closed.result(WAIT) is None
     sock.close()
+
+
+@pytest.mark.parametrize("held", [False, True], ids=["free", "locked"])
+def test_E4_get_reader_and_get_writer_after_close_are_SocketClosed(pair, held) -> None:
+    """Also while the old reader and writer are held: that nobody can use them is no news then."""
+    sock, _ = pair(close_timeout=0)
+    streams = sock.streams() if held else None
+    sock.close()
+    for get in (
+        sock.readable.get_reader,
+        sock.writable.get_writer,
+        sock.streams,
+        lambda: next(iter(sock.readable)),
+    ):
+        with pytest.raises(tcpsock.SocketClosed):
+            get()
+    assert bool(streams) == held
 
 
 def test_E4_close_drains_what_the_peer_still_sends(pair, background) -> None:

@@ -396,10 +396,11 @@ def test_W4_bytes_written_counts_this_write_alone(pair, background) -> None:
     assert peer.read_exactly(5000) == pattern(5000)
     taking = background(peer.read_exactly, 1_000_000)  # and then the peer stops reading
     with pytest.raises(tcpsock.WriteTimeout) as caught:
-        writer.write(pattern(MORE), timeout=1.0)
+        writer.write(pattern(MORE), timeout=0.6)
     assert taking.result() == pattern(1_000_000)
     assert 1_000_000 <= caught.value.bytes_written < MORE
-    assert sock.stats.bytes_sent == 5000 + caught.value.bytes_written
+    sent, taken = sock.stats.bytes_sent, 5000 + caught.value.bytes_written
+    assert sent <= taken if pair.tls else sent == taken  # over TLS an upper bound
 
 
 def test_W4_a_WriteTimeout_after_the_turn_came_breaks_also_at_0_bytes(plain_pair) -> None:

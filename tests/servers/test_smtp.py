@@ -38,7 +38,7 @@ def test_S3_message_over_starttls(smtp_server: Server) -> None:
     arrived = delivered(smtp_server, "first")
     head, body = arrived.split("\n\n", 1)
     assert body.rstrip("\n") == "One\n.\n..two dots\nthe end"
-    assert "with esmtps (TLS1" in head
+    assert "with esmtps  (TLS1" in head
 
 
 def test_W1_a_long_message(smtp_server: Server) -> None:

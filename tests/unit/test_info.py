@@ -94,9 +94,9 @@ def test_O4_facts_are_frozen(value: object) -> None:
 
 def test_O4_attempts_with_different_errors_differ() -> None:
     other = Attempt("[::1]:5432", 0.01, OSError(errno.EHOSTUNREACH, "unreachable"))
-    assert REFUSED != other
-    assert REFUSED != Attempt("[::1]:5432", 0.01, None)
-    assert REFUSED != ("[::1]:5432", 0.01, REFUSED.error)
+    assert other != REFUSED
+    assert Attempt("[::1]:5432", 0.01, None) != REFUSED
+    assert ("[::1]:5432", 0.01, REFUSED.error) != REFUSED
 
 
 def test_L2_repr_shows_no_secret() -> None:

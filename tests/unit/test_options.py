@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 import pytest
+
 from tcpsock import _options
 from tcpsock._errors import InvalidAddress
 from tcpsock._options import (
@@ -205,9 +206,7 @@ def test_A3_what_is_right_is_accepted(name: str, value: Any) -> None:
         ("policy", "public", TypeError),
     ],
 )
-def test_A3_a_wrong_value_names_its_option(
-    name: str, value: Any, error: type[Exception]
-) -> None:
+def test_A3_a_wrong_value_names_its_option(name: str, value: Any, error: type[Exception]) -> None:
     """A wrong option value is a plain TypeError or ValueError that names the option."""
     with pytest.raises(error, match=name) as caught:
         SocketOptions(**{name: value})
@@ -267,7 +266,7 @@ def test_D7_options_of_the_other_class_are_shown_the_way() -> None:
 def test_A3_an_option_like_no_other_is_still_named() -> None:
     """Where nothing is near, nothing is proposed."""
     unknown: Any = {"zzz": 1}
-    with pytest.raises(TypeError, match="SocketOptions has no option 'zzz'$"):
+    with pytest.raises(TypeError, match=r"SocketOptions has no option 'zzz'$"):
         socket_options(None, unknown)
 
 
@@ -332,7 +331,7 @@ def test_D7_a_port_given_as_options() -> None:
     """connect("host", 80) is told how addresses are written."""
     port: Any = 80
     with pytest.raises(TypeError, match="host:port"):
-        socket_options(None if port is None else port, {})
+        socket_options(port, {})
 
 
 # TlsOptions
@@ -548,12 +547,12 @@ def test_L7_options_survive_pickle_and_copy(options: Any) -> None:
 @pytest.mark.parametrize("name", ["ssl_context", "session", "client_key_password"])
 def test_L2_what_is_secret_or_alive_refuses_pickle(name: str, protocol: int) -> None:
     """A TypeError names the field, within SocketOptions too; copies are no problem."""
-    fields: dict[str, Any] = {
+    given: dict[str, dict[str, Any]] = {
         "ssl_context": {"ssl_context": client_context()},
         "session": {"session": any_session()},
         "client_key_password": {"client_cert": "x", "client_key_password": "hunter2"},
-    }[name]
-    tls = TlsOptions(**fields)
+    }
+    tls = TlsOptions(**given[name])
     whole = SocketOptions(secure_transport="on", tls=tls)
     for options in (tls, whole):
         with pytest.raises(TypeError, match=name) as caught:

@@ -6,8 +6,10 @@ import contextlib
 import errno
 import os
 import re
+import select
 import socket
 import ssl
+import struct
 import subprocess
 import sys
 import textwrap
@@ -48,6 +50,7 @@ from tcpsock.testing import (
     truncate,
     upgrade,
 )
+from tcpsock.testing._steps import Stream
 
 TLS_VERSIONS = pytest.mark.parametrize(
     "version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=["TLS1.2", "TLS1.3"]
@@ -266,6 +269,27 @@ def test_close_tells_of_a_handler_that_will_not_end(monkeypatch: pytest.MonkeyPa
         event.set()
 
 
+def test_close_cuts_no_descriptor_that_took_the_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tcpsock.testing._server.PATIENCE", 0.3)
+    ours, theirs = socket.socketpair()
+    taken, event = threading.Event(), threading.Event()
+
+    def handler(sock: socket.socket) -> None:
+        number = sock.fileno()
+        sock.close()
+        os.dup2(ours.fileno(), number)
+        taken.set()
+        event.wait()
+        os.close(number)
+
+    with ours, theirs, serve(handler) as server, dial(server.address):
+        assert taken.wait(20)
+        server.close()
+        theirs.sendall(b"untouched")
+        assert read_exactly(ours, 9) == b"untouched"
+        event.set()
+
+
 def test_a_handler_may_close_its_server() -> None:
     with serve(lambda sock: server.close()) as server, dial(server.address) as client:
         assert client.recv(1) == b""
@@ -451,11 +475,36 @@ def test_the_handlers_return_ends_tls_cleanly(version: ssl.TLSVersion) -> None:
 
 
 @TLS_VERSIONS
+def test_the_close_notify_waits_for_room(version: ssl.TLSVersion) -> None:
+    sent = []
+
+    def handler(sock: socket.socket) -> None:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16384)
+        while True:
+            # SO_MEMINFO (55) tells how much is queued: stop where nothing more would be taken.
+            memory = struct.unpack("9I", sock.getsockopt(socket.SOL_SOCKET, 55, 36))
+            limit, queued = memory[3], memory[5]
+            if queued >= limit:
+                return
+            sent.append(sock.send(bytes(1000)))
+
+    with serve(handler, tls=server_context(maximum=version)) as server:
+        with secure(dial(server.address)) as client:
+            with pytest.raises(TimeoutError):
+                server.wait(0.2)
+            assert read_all(client) == bytes(sum(sent))
+    assert server.errors == []
+
+
+@TLS_VERSIONS
 def test_half_close_loses_nothing_of_what_comes_in(version: ssl.TLSVersion) -> None:
+    """Decrypted, in the kernel, or sent after it."""
     got = []
+    waiting = threading.Event()
 
     def handler(sock: socket.socket) -> None:
         first = sock.recv(1)
+        assert waiting.wait(20)
         sock.sendall(b"before the end")
         rest = half_close(sock)
         got.append(first + rest + read_all(sock))
@@ -464,8 +513,10 @@ def test_half_close_loses_nothing_of_what_comes_in(version: ssl.TLSVersion) -> N
     with serve(handler, tls=server_context(maximum=version)) as server:
         with secure(dial(server.address)) as client:
             client.sendall(question[:10])
+            client.sendall(question[10:50_000])
+            waiting.set()
             assert read_all(client) == b"before the end"
-            client.sendall(question[10:])
+            client.sendall(question[50_000:])
             client.unwrap().close()
         server.wait()
     assert server.errors == []
@@ -784,13 +835,14 @@ class Pause:
             yield piece
 
 
+class Nothing:
+    """Something to wait in for steps that are tried alone, and don't."""
+
+    def wait(self, event: threading.Event) -> None:
+        raise NotImplementedError
+
+
 def cut(seed: int, pieces: Sequence[bytes]) -> list[bytes]:
-    from tcpsock.testing._steps import Stream
-
-    class Nothing:
-        def wait(self, event: threading.Event) -> None:
-            raise NotImplementedError
-
     return list(Cuts(seed).apply(Stream(pieces), Nothing()))
 
 
@@ -827,9 +879,19 @@ def test_a_stalled_proxy_closes_at_once() -> None:
 
 
 def test_reset_comes_behind_the_bytes_that_it_lets_through() -> None:
-    size = 3_000_000
-    endless = Script(Send(bytes(50_000_000)))  # more than the kernels' buffers take
-    with proxied(endless, to_client=[Reset(size)]) as (client, server):
+    """Also if the client takes its time, and they would all fit into the proxy's send buffer."""
+    size = 100_000
+    with (
+        serve(Script(Send(bytes(50_000_000)))) as server,  # more than all the buffers take
+        ChaosProxy(server.address, to_client=[Reset(size)]) as proxy,
+        socket.socket() as client,
+    ):
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+        host, port = proxy.address.split(":")
+        client.connect((host, int(port)))
+        poll = select.poll()
+        poll.register(client, 0)
+        assert poll.poll(200) == []  # no reset yet
         got = 0
         with pytest.raises(ConnectionResetError):
             while True:
@@ -839,6 +901,7 @@ def test_reset_comes_behind_the_bytes_that_it_lets_through() -> None:
         assert got == size
         server.wait()
     assert [type(e) for e in server.errors] in ([ConnectionResetError], [BrokenPipeError])
+    assert proxy.errors == []
 
 
 def test_a_reset_of_one_direction_hits_both_sides_though_the_other_is_stalled() -> None:
@@ -864,7 +927,7 @@ def test_a_stream_that_ends_early_is_not_stalled_reset_or_injected() -> None:
 
 def test_fin_ends_a_tls_stream_in_the_middle_of_a_record() -> None:
     def handler(sock: socket.socket) -> None:
-        sock.sendall(bytes(1_000_000))
+        sock.sendall(bytes(30_000_000))  # what is past the FIN is taken from it all the same
         assert read_all(sock) == b"the other direction goes on"
 
     with (
@@ -924,15 +987,12 @@ def test_flip_changes_one_byte() -> None:
 
 
 def test_inject_joins_the_segment_before_it() -> None:
-    """Nothing but the first receive is looked at: both must be in it."""
-    hold = threading.Event()
+    step = Inject(b"evil", at=6)
+    assert list(step.apply(Stream([b"220 go"]), Nothing())) == [b"220 goevil"]
+    assert list(step.apply(Stream([b"220", b" go on"]), Nothing())) == [b"220", b" goevil", b" on"]
 
-    def handler(sock: socket.socket) -> None:
-        sock.sendall(b"220 go")
-        sock.recv(1)
 
-    with proxied(handler, to_client=[Inject(b"evil", at=6), Stall(hold, at=10)]) as (client, _):
-        assert client.recv(100) == b"220 goevil"
+def test_inject_waits_for_nothing_behind_its_place() -> None:
     with proxied(echo, to_client=[Inject(b"at once"), Inject(b"!", at=9)]) as (client, _):
         assert read_exactly(client, 7) == b"at once"
         client.sendall(b"abc")
@@ -965,12 +1025,9 @@ def test_drop_close_notify(version: ssl.TLSVersion, starttls: bool) -> None:
 def test_a_target_that_refuses_is_a_reset_and_an_error() -> None:
     with serve(echo) as gone:
         pass
-    with (
-        ChaosProxy(gone.address) as proxy,
-        dial(proxy.address) as client,
-        pytest.raises(ConnectionResetError),
-    ):
-        client.recv(1)
+    with ChaosProxy(gone.address) as proxy, pytest.raises(ConnectionResetError):
+        with dial(proxy.address) as client:  # it may already notice here
+            client.recv(1)
     assert [getattr(e, "errno", None) for e in proxy.errors] == [errno.ECONNREFUSED]
 
 
