@@ -8,26 +8,19 @@ given the lock back without a word.
 from __future__ import annotations
 
 import concurrent.futures
-import contextlib
 import io
 import sys
-import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from types import EllipsisType, TracebackType
-from typing import IO, TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import IO, TypeAlias
 
 from ._connection.life import Connection
 from ._connection.queue import ByteQueue
-from ._errors import ReadTimeout, StreamLocked
+from ._errors import StreamLocked
+from ._files import Buffer, RawReader, RawWriter, WriteFile, bytes_of, read_file, write_all
 from ._futures import born_running
 from ._options import call_timeout
-
-if sys.version_info >= (3, 12):
-    from collections.abc import Buffer
-elif TYPE_CHECKING:
-    from typing_extensions import Buffer
-else:
-    Buffer = object  # annotations are all that it is used in
 
 __all__ = ["Anchor", "ReadableStream", "Reader", "WritableStream", "Writer"]
 
@@ -60,28 +53,6 @@ class Handle:
 
     def _describe(self, what: str) -> str:
         return f"<{type(self).__name__} {self._connection.state.address} {what}>"
-
-
-class _DroppableFile:
-    """A file that is closed when it is dropped, as files are, but never at any price.
-
-    A finalizer may run in the middle of the connection's own steps, in the very thread that holds
-    its lock: closing would then wait for itself.
-    """
-
-    closed: bool
-    raw: Any
-
-    def __del__(self) -> None:
-        if self.closed:
-            return
-        lock = self.raw.connection.state.lock
-        if lock.acquire(timeout=0.1):
-            lock.release()
-            with contextlib.suppress(OSError):
-                self.close()  # type: ignore[attr-defined]  # io's own, or the subclass'
-        else:
-            warnings.warn("a file of a tcpsock stream was dropped unclosed", ResourceWarning, 2)
 
 
 # -- Reading -----------------------------------------------------------------------------------
@@ -132,27 +103,31 @@ class ReadableStream(Handle):
             caller knows whether what arrived there may look complete. A chunk that could not be
             written is put back.
         """
+        if isinstance(dest, WritableStream):
+            with dest.get_writer() as writer:
+                moved = self._pipe(writer.write)
+                if close:
+                    writer.close()
+            return moved
+        if not hasattr(dest, "write") or isinstance(dest, io.TextIOBase):
+            raise TypeError(
+                "dest must be a WritableStream or a binary file, not"
+                f" {type(dest).__name__}"
+            )
+        moved = self._pipe(partial(write_all, dest))
+        dest.flush()
+        return moved
+
+    def _pipe(self, write: Callable[[bytes], object]) -> int:
         moved = 0
         with self.get_reader() as reader:
-            writer = dest.get_writer() if isinstance(dest, WritableStream) else None
-            try:
-                while chunk := reader.read():
-                    try:
-                        if writer is not None:
-                            writer.write(chunk)
-                        else:
-                            _write_all(dest, chunk)  # type: ignore[arg-type]  # a file
-                    except BaseException:
-                        reader._put_back(chunk)
-                        raise
-                    moved += len(chunk)
-                if writer is None:
-                    dest.flush()  # type: ignore[union-attr]  # a file
-                elif close:
-                    writer.close()
-            finally:
-                if writer is not None:
-                    writer.release_lock()
+            while chunk := reader.read():
+                try:
+                    write(chunk)
+                except BaseException:
+                    self._connection.receiving.put_back(chunk)
+                    raise
+                moved += len(chunk)
         return moved
 
     def close(self) -> None:
@@ -183,10 +158,14 @@ class _Chunks:
             raise StopIteration
         if self._reader is None:
             self._reader = self._stream.get_reader()
-        chunk = self._reader.read()
-        if not chunk:
-            self._over = True
-            self._reader.release_lock()
+        self._over = True
+        try:
+            chunk = self._reader.read()
+            self._over = not chunk
+        finally:
+            if self._over:  # EOF, or an error
+                self._reader.release_lock()
+        if self._over:
             raise StopIteration
         return chunk
 
@@ -235,7 +214,7 @@ class Reader(Handle):
         Raises:
             ValueError: the buffer is empty; TypeError: it cannot be written to.
         """
-        with _bytes_of(buffer, "buffer") as view:
+        with bytes_of(buffer, "buffer") as view:
             if view.readonly:
                 raise TypeError("buffer must be writable, such as a bytearray")
             if not view:
@@ -255,11 +234,11 @@ class Reader(Handle):
             if len(queue) >= n:
                 return queue.take(n)
             if eof:
-                partial = queue.take(n)
-                raise self._receiving.incomplete(partial, n, f"all {n} bytes had come")
+                rest = queue.take(n)
+                raise self._receiving.incomplete(rest, n, f"all {n} bytes had come")
             return None
 
-        return self._gather(complete, timeout)
+        return self._gather(complete, n, timeout)
 
     def read_until(
         self, separator: bytes, *, limit: int = 65536, timeout: Timeout = ...
@@ -310,7 +289,7 @@ class Reader(Handle):
             searched = max(0, len(queue) - len(separator) + 1)
             return None
 
-        return self._gather(complete, timeout)
+        return self._gather(complete, limit, timeout)
 
     def read_all(self, *, limit: int | None = None, timeout: Timeout = ...) -> bytes:
         """Everything to EOF.
@@ -328,9 +307,12 @@ class Reader(Handle):
         def complete(queue: ByteQueue, eof: bool) -> bytes | None:
             if limit is not None and len(queue) > limit:
                 raise self._receiving.beyond_limit(limit, "no EOF came")
-            return queue.take(len(queue)) if eof else None
+            if not eof:
+                return None
+            self._receiving.deliver_eof()
+            return queue.take(len(queue))
 
-        return self._gather(complete, timeout)
+        return self._gather(complete, _EVERYTHING if limit is None else limit + 1, timeout)
 
     def peek(self, n: int = 1, *, timeout: Timeout = ...) -> bytes:
         """The next n bytes, which stay to be read; fewer only at EOF."""
@@ -339,7 +321,7 @@ class Reader(Handle):
         def complete(queue: ByteQueue, eof: bool) -> bytes | None:
             return queue.peek(n) if eof or len(queue) >= n else None
 
-        return self._gather(complete, timeout)
+        return self._gather(complete, n, timeout)
 
     def as_file(self, *, buffering: int = 65536) -> io.BufferedReader:
         """A binary file over this reader, for csv, pickle, TextIOWrapper and small reads.
@@ -353,13 +335,17 @@ class Reader(Handle):
         """
         _check_size("buffering", buffering, least=1)
         self._receiving.check_lease(self._holder)
-        raw = _RawReader(self)
-        file = _ReadFile(raw, buffering)
-        self._file = raw
-        return file
+        self._file = raw = RawReader(self, self._connection, self._timeout, self._give_file_up)
+        return read_file(raw, buffering)
+
+    def _give_file_up(self, unread: bytes) -> None:
+        self._receiving.put_back(unread)
+        self._file = None
+        self.release_lock()
 
     def cancel(self, reason: object = None) -> None:
         """Give the inbound data up, as ReadableStream.cancel() does."""
+        self._receiving.check_lease(self)
         self._connection.cancel_reading()
 
     def release_lock(self) -> None:
@@ -381,12 +367,11 @@ class Reader(Handle):
             )
         return self
 
-    def _gather(self, complete: _Complete, timeout: Timeout) -> bytes:
+    def _gather(
+        self, complete: Callable[[ByteQueue, bool], bytes | None], reach: int, timeout: Timeout
+    ) -> bytes:
         seconds = self._timeout if timeout is ... else call_timeout(timeout, None)
-        return self._receiving.gather(self._holder, seconds, complete)
-
-    def _put_back(self, unread: bytes) -> None:
-        self._receiving.put_back(unread)
+        return self._receiving.gather(self._holder, seconds, complete, reach)
 
     def __iter__(self) -> Iterator[bytes]:
         """Chunks until EOF; the lock stays held."""
@@ -406,60 +391,6 @@ class Reader(Handle):
     def __repr__(self) -> str:
         lease = self._receiving.lease
         return self._describe("locked" if lease is not None and lease() is self else "released")
-
-
-class _Complete(Protocol):
-    def __call__(self, queue: ByteQueue, eof: bool, /) -> bytes | None: ...
-
-
-class _RawReader(io.RawIOBase):
-    """What stands below Reader.as_file()'s buffer."""
-
-    def __init__(self, reader: Reader) -> None:
-        self._reader = reader
-        self.connection = reader._connection
-        self._timed_out = False
-        self._draining = False  # the buffer is being emptied: nothing more is to be had
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Buffer, /) -> int | None:
-        if self._draining:
-            return None
-        if self._timed_out:
-            raise OSError("cannot read on: an earlier read of this file timed out")
-        reader = self._reader
-        with memoryview(buffer) as view, view.cast("B") as flat:
-            if not flat:
-                return 0
-            try:
-                return reader._receiving.readinto(reader, flat, reader._timeout)
-            except ReadTimeout:
-                self._timed_out = True
-                raise
-
-    def take_back(self, unread: bytes) -> None:
-        reader = self._reader
-        reader._put_back(unread)
-        reader._file = None
-        reader.release_lock()
-
-
-class _ReadFile(_DroppableFile, io.BufferedReader):
-    """Reader.as_file(): closing it returns what it holds to the stream."""
-
-    raw: _RawReader
-
-    def close(self) -> None:
-        if not self.closed:
-            self.raw._draining = True
-            try:
-                unread = self.peek()
-            except ValueError:  # detached
-                unread = b""
-            self.raw.take_back(unread)
-        super().close()
 
 
 # -- Writing -----------------------------------------------------------------------------------
@@ -531,10 +462,8 @@ class Writer(Handle):
                 `bytes_written` is how many bytes the kernel took (over TLS an upper bound).
             ConnectionLost: the peer is gone, or has closed (rule E1). SocketClosed: closed here.
         """
-        if isinstance(data, str):
-            raise TypeError("data must be bytes-like, not str: write(text.encode())")
         seconds = self._timeout if timeout is ... else call_timeout(timeout, None)
-        with _bytes_of(data, "data") as view:
+        with bytes_of(data, "data") as view:
             self._sending.write(self._holder, view, seconds)
 
     def writelines(self, chunks: Iterable[Buffer], *, timeout: Timeout = ...) -> None:
@@ -545,7 +474,7 @@ class Writer(Handle):
             )
         gathered = bytearray()
         for chunk in chunks:
-            with _bytes_of(chunk, "each chunk") as view:
+            with bytes_of(chunk, "each chunk") as view:
                 gathered += view
         self.write(gathered, timeout=timeout)
 
@@ -560,10 +489,12 @@ class Writer(Handle):
         """
         _check_size("buffering", buffering, least=1)
         self._sending.check_lease(self._holder)
-        raw = _RawWriter(self)
-        file = _WriteFile(raw, buffering)
-        self._file = raw
-        return file
+        self._file = raw = RawWriter(self, self._connection, self._timeout, self._give_file_up)
+        return WriteFile(raw, buffering)
+
+    def _give_file_up(self) -> None:
+        self._file = None
+        self.release_lock()
 
     def close(self) -> None:
         """Half-close: FIN after the write in progress, over TLS close_notify first (rule W3).
@@ -571,10 +502,12 @@ class Writer(Handle):
         Returns at once. Reading goes on and loses nothing; later writes raise SocketClosed. Closing
         again does nothing.
         """
+        self._sending.check_lease(self)
         self._connection.close_writing()
 
     def abort(self, reason: object = None) -> None:
         """End the whole connection at once, with a reset, as Socket.abort() does."""
+        self._sending.check_lease(self)
         self._connection.abort(reason)
 
     def release_lock(self) -> None:
@@ -612,58 +545,8 @@ class Writer(Handle):
         return self._describe("locked" if lease is not None and lease() is self else "released")
 
 
-class _RawWriter(io.RawIOBase):
-    """What stands below Writer.as_file()'s buffer."""
-
-    def __init__(self, writer: Writer) -> None:
-        self._writer = writer
-        self.connection = writer._connection
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: Buffer, /) -> int:
-        writer = self._writer
-        with _bytes_of(data, "data") as view:
-            writer._sending.write(writer, view, writer._timeout)
-            return len(view)
-
-    def close(self) -> None:
-        if not self.closed:
-            self._writer._file = None
-            self._writer.release_lock()
-        super().close()
-
-
-class _WriteFile(_DroppableFile, io.BufferedWriter):
-    """Writer.as_file(): closing it flushes and gives the lock back."""
-
-    raw: _RawWriter
-
-
-def _bytes_of(data: Buffer, name: str) -> memoryview:
-    """A view of single bytes of anything that has bytes."""
-    try:
-        view = memoryview(data)
-    except TypeError:
-        raise TypeError(f"{name} must be bytes-like, not {type(data).__name__}") from None
-    if view.format == "B" and view.ndim == 1 and view.c_contiguous:
-        return view
-    if not view.c_contiguous:
-        raise ValueError(f"{name} must be C-contiguous")
-    return view.cast("B") if view.nbytes else memoryview(b"")
-
-
 def _check_size(name: str, size: object, *, least: int = 0) -> None:
     if isinstance(size, bool) or not isinstance(size, int):
         raise TypeError(f"{name} must be an int, not {type(size).__name__}")
     if size < least:
         raise ValueError(f"{name} must be {least} or more, not {size}")
-
-
-def _write_all(file: IO[bytes], chunk: bytes) -> None:
-    """An unbuffered file may take less than it is given."""
-    view = memoryview(chunk)
-    while view:
-        taken = file.write(view)
-        view = view[len(view) if taken is None else taken :]

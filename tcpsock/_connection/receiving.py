@@ -198,7 +198,7 @@ class Receiving:
                     if self.queue:
                         return self._taken(self.queue.take(max_bytes))
                     if self._at_end():
-                        self._settle_delivered()
+                        self.deliver_eof()
                         return b""
                     owned = self._own(deadline, timeout)
                 if not owned:
@@ -241,7 +241,7 @@ class Receiving:
                         self._made_room()
                         return taken
                     if self._at_end():
-                        self._settle_delivered()
+                        self.deliver_eof()
                         return 0
                     owned = self._own(deadline, timeout)
                 if not owned:
@@ -267,6 +267,7 @@ class Receiving:
         reader: object,
         timeout: float | None,
         complete: Callable[[ByteQueue, bool], bytes | None],
+        reach: int,
     ) -> bytes:
         """Receive into the queue until a read call has what it asked for.
 
@@ -276,6 +277,7 @@ class Receiving:
             complete: called under the lock with the queue and whether EOF follows it; takes its
                 bytes out and returns them, or None for "more, please" (never at EOF), or raises.
                 Until then the bytes stay in the queue: a call that gives up has lost nothing (R4).
+            reach: how many bytes the call may need, and so the queue may hold for it.
         """
         state = self._state
         deadline = None if timeout is None else Deadline(timeout)
@@ -292,8 +294,8 @@ class Receiving:
                     )
                     result = complete(self.queue, over)
                     if result is not None:
-                        if over and not self.queue:
-                            self._settle_delivered()
+                        if over and not result:
+                            self.deliver_eof()
                         return self._taken(result)
                     self._at_end()
                     owned = self._own(deadline, timeout)
@@ -303,7 +305,8 @@ class Receiving:
                 while got == _READY:
                     if buffer is None:
                         buffer = _borrow()
-                    with memoryview(buffer) as view:
+                    room = max(1, max(self.mark, reach) - len(self.queue))
+                    with memoryview(buffer) as whole, whole[:room] as view:
                         got = self._receive(view, deadline)
                 with state.lock:
                     self._give_up()
@@ -411,7 +414,8 @@ class Receiving:
             self.hangup_known = False
             state.thread_turn.notify()
 
-    def _settle_delivered(self) -> None:
+    def deliver_eof(self) -> None:
+        """Whoever reads now knows that there is no more (rule R10). Requires the lock."""
         self._state.settlements.add(self.reader_closed)
         self.reader_closed = None
 
@@ -422,7 +426,7 @@ class Receiving:
             state.settlements.add(closed, error=state.failure)
             self.reader_closed = None
         elif self.cancelled:
-            self._settle_delivered()
+            self.deliver_eof()
 
     def _finish(self, mine: bool, buffer: bytearray | None) -> None:
         """The last step of every read, also when an exception ends it. Takes the lock."""
@@ -542,7 +546,11 @@ class Receiving:
         )
 
     def incomplete(self, partial: bytes, expected: int | None, what: str) -> IncompleteRead:
-        """The error of a read that met EOF too early; `partial` has been taken out."""
+        """The error of a read that met EOF too early; `partial` has been taken out.
+
+        Requires the lock.
+        """
+        self.deliver_eof()
         address = self._state.address
         return IncompleteRead(
             f"{address}: the peer ended after {len(partial)} bytes, before {what} (read)",

@@ -12,6 +12,7 @@ import pytest
 from peers import HOST, WAIT, Call, Interrupted, Listener, Peer, ca_data, only
 
 import tcpsock
+from tcpsock.testing import ChaosProxy, Cuts
 
 TRANSPORTS = ("plain", "tls12", "tls13", "starttls")
 _VERSIONS = {
@@ -30,9 +31,12 @@ class Pair:
     `raw=` prepares the connected socket: both go through adopt(), all else through connect().
     """
 
-    def __init__(self, transport: str) -> None:
+    def __init__(self, transport: str, *, cut: bool = False) -> None:
+        """`cut`: the network between cuts what both sides send into pieces of 1 byte to 16 KiB."""
         self.transport = transport
         self.tls = transport != "plain"
+        self._cut = cut
+        self._proxies: list[ChaosProxy] = []
         self._listeners: dict[int | None, Listener] = {}  # by the size of the peers' buffers
         self._sockets: list[tcpsock.Socket] = []
         self._peers: list[Peer] = []
@@ -52,8 +56,13 @@ class Pair:
         if self.tls:
             options["secure_transport"] = "starttls" if self.transport == "starttls" else "on"
             options["tls"] = tcpsock.TlsOptions(**{"ca_data": ca_data(), **(tls or {})})
+        address = listener.address
+        if self._cut:
+            proxy = ChaosProxy(address, to_client=[Cuts(1)], to_server=[Cuts(2)])
+            self._proxies.append(proxy)
+            address = proxy.address
         if receive_buffer is None and raw is None:
-            sock = tcpsock.connect(listener.address, **options)
+            sock = tcpsock.connect(address, **options)
             peer = listener.accept()
         else:
             sock, peer = self._adopt(listener, receive_buffer, raw, options)
@@ -101,6 +110,8 @@ class Pair:
             peer.close()
         for listener in self._listeners.values():
             listener.close()
+        for proxy in self._proxies:
+            proxy.close()
         for sock in self._sockets:
             sock.closed.exception(WAIT)
 
@@ -142,6 +153,14 @@ def plain_pair(background: object) -> Iterator[Pair]:
 def tls_pair(request: pytest.FixtureRequest, background: object) -> Iterator[Pair]:
     """Connected pairs over TLS alone."""
     pair = Pair(request.param)
+    yield pair
+    pair.end()
+
+
+@pytest.fixture(params=TRANSPORTS)
+def cut_pair(request: pytest.FixtureRequest, background: object) -> Iterator[Pair]:
+    """Connected pairs over a network that puts the segments' limits where nobody expects them."""
+    pair = Pair(request.param, cut=True)
     yield pair
     pair.end()
 

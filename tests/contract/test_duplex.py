@@ -18,8 +18,7 @@ MiB = 1 << 20
 # Duplex
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_R3_W1_duplex_of_1_MiB_in_random_chunks(pair, background, seed) -> None:
+def exchange_1_MiB(pair: Any, background: Any, seed: int) -> None:
     """A reader and a writer thread on each side, chunks of 1 to 50,000 bytes, both ways whole."""
     rng = random.Random(seed)
     mark = rng.choice([1000, 100_003, MiB])
@@ -59,6 +58,32 @@ def test_R3_W1_duplex_of_1_MiB_in_random_chunks(pair, background, seed) -> None:
     answering.result()
     assert sock.closed.result(WAIT) is None
     assert (sock.stats.bytes_sent, sock.stats.bytes_received) == (MiB, MiB)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_R3_W1_duplex_of_1_MiB_in_random_chunks(pair, background, seed) -> None:
+    exchange_1_MiB(pair, background, seed)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_R3_W1_duplex_of_1_MiB_over_a_network_that_cuts(cut_pair, background, seed) -> None:
+    exchange_1_MiB(cut_pair, background, seed)
+
+
+@pytest.mark.parametrize("mark", [1000, 1 << 20])
+def test_W3_half_close_with_data_inbound_over_a_network_that_cuts(
+    cut_pair, background, mark
+) -> None:
+    size = 1_000_000
+    sock, peer = cut_pair(high_water_mark=mark)
+    reader, writer = sock.streams()
+    streaming = background(lambda: (peer.send(pattern(size)), peer.read_all(), peer.end()))
+    assert reader.read_exactly(10_000, timeout=WAIT) == pattern(10_000)
+    writer.write(b"enough")
+    writer.close()
+    assert reader.read_all(timeout=WAIT) == pattern(size - 10_000, 10_000)
+    assert streaming.result()[1] == b"enough"
+    assert sock.closed.result(WAIT) is None
 
 
 def test_R5_ping_pong_with_a_reader_and_a_writer_thread(pair, background) -> None:

@@ -1,4 +1,4 @@
-"""A walk through the table of errors: each class and code, provoked for real (api.md, O3, O4, L7)."""
+"""A walk through the table of errors: each class and code, provoked for real (api.md, O3, O4)."""
 
 from __future__ import annotations
 

@@ -381,6 +381,13 @@ def test_R3_order_and_bytes_are_exact_for_any_mix_of_calls(pair, background, mar
     sending.result()
 
 
+def test_R3_the_same_over_a_network_that_cuts(cut_pair, background) -> None:
+    sock, peer = cut_pair(high_water_mark=100_003, allow_half_open=True)
+    sending = background(lambda: (peer.send(pattern(300_000)), peer.end()))
+    _read_in_any_way(sock, random.Random(4), pattern(300_000))
+    sending.result()
+
+
 # R4: nothing is lost by a call that fails
 
 

@@ -109,6 +109,7 @@ def close_from_eight(version: ssl.TLSVersion, seed: int) -> None:
     sock = open_tls(listener.address, close_timeout=WAIT)
     peer = listener.accept()
     peer.start_tls(only(version))
+    sock.opened.result(WAIT)  # or close() would end the attempt
     reader, writer = sock.streams()
     start = threading.Barrier(11)
 

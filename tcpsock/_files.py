@@ -1,0 +1,244 @@
+"""Readers and writers as binary files: C speed for small pieces, over the same connection.
+
+The buffers are io's own. What is added is how they end: closing a file gives back what it holds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import sys
+import warnings
+from collections.abc import Callable
+from typing import IO, TYPE_CHECKING, Any, TypeVar
+
+from ._connection.life import Connection
+from ._errors import ReadTimeout
+
+if sys.version_info >= (3, 12):
+    from collections.abc import Buffer
+elif TYPE_CHECKING:
+    from typing_extensions import Buffer
+else:
+    Buffer = object  # annotations are all that it is used in
+
+__all__ = ["Buffer", "RawReader", "RawWriter", "WriteFile", "bytes_of", "read_file", "write_all"]
+
+
+_Result = TypeVar("_Result")
+
+
+class _DroppableFile:
+    """A file that is closed when it is dropped, as files are, but never at any price.
+
+    A finalizer may run in the middle of the connection's own steps, in the very thread that holds
+    its lock: closing would then wait for itself.
+    """
+
+    closed: bool
+    raw: Any
+
+    def __del__(self) -> None:
+        if self.closed:
+            return
+        lock = self.raw.connection.state.lock
+        if lock.acquire(timeout=0.1):
+            lock.release()
+            with contextlib.suppress(OSError):
+                self.close()  # type: ignore[attr-defined]  # io's own, or the subclass'
+        else:
+            warnings.warn("a file of a tcpsock stream was dropped unclosed", ResourceWarning, 2)
+
+
+class RawReader(io.RawIOBase):
+    """What stands below a reader's buffered file.
+
+    Args:
+        holder: who holds the stream's lock.
+        connection: where to receive.
+        timeout: seconds for each receive, or None.
+        give_up: called once with the bytes that the file has not given out.
+
+    Attributes:
+        given: how many bytes the buffer has had from here.
+        log: the last of them: what an operation in progress may have gathered.
+        in_operation: nothing of the log may be forgotten; else lines are being read, and what lies
+            before the last line's end has been given out.
+        known_at: a position, as `given` counts, up to which the file's user has had everything.
+        timed_out: the file is of no more use, as one of socket.makefile() after a timeout.
+        shut: the buffer is asked for what it holds: nothing more is to be had.
+    """
+
+    def __init__(
+        self,
+        holder: object,
+        connection: Connection,
+        timeout: float | None,
+        give_up: Callable[[bytes], None],
+    ) -> None:
+        self.connection = connection
+        self.timeout = timeout
+        self.give_up = give_up
+        self.given = 0
+        self.log = bytearray()
+        self.in_operation = False
+        self.known_at = 0
+        self.timed_out = False
+        self.shut = False
+        self._holder = holder
+
+    def readable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        """So that the buffer's own tell() gives its user's position."""
+        return self.given
+
+    def readinto(self, buffer: Buffer, /) -> int | None:
+        if self.shut:
+            return None
+        if self.timed_out:
+            raise OSError("cannot read on: an earlier read of this file timed out")
+        with memoryview(buffer) as whole, whole.cast("B") as view:
+            if not view:
+                return 0
+            try:
+                got = self.connection.receiving.readinto(self._holder, view, self.timeout)
+            except ReadTimeout:
+                self.timed_out = True
+                raise
+            self.given += got
+            if self.timeout is not None:
+                self._remember(bytes(view[:got]))
+            return got
+
+    def _remember(self, chunk: bytes) -> None:
+        line_end = chunk.rfind(b"\n")
+        if self.in_operation or line_end < 0:
+            self.log += chunk
+        else:
+            self.log = bytearray(chunk[line_end + 1 :])
+
+    def ungiven(self) -> bytes:
+        """What the operation that timed out had gathered."""
+        return bytes(self.log[max(0, len(self.log) - (self.given - self.known_at)) :])
+
+
+class _ReadFile(_DroppableFile, io.BufferedReader):
+    """Closing it returns what it holds to the stream (rule R3)."""
+
+    raw: RawReader
+
+    def held(self) -> bytes:
+        """What is in the buffer, without receiving."""
+        self.raw.shut = True
+        try:
+            return self.peek()
+        except ValueError:  # detached
+            return b""
+        finally:
+            self.raw.shut = False
+
+    def close(self) -> None:
+        if not self.closed:
+            unread = self.raw.ungiven() if self.raw.timed_out else self.held()
+            self.raw.give_up(unread)
+        super().close()
+
+
+class _TimedReadFile(_ReadFile):
+    """One whose reads may time out: what they had gathered by then is not lost (rule R4).
+
+    The buffer forgets it. So what an operation gathers is logged below, from its beginning on;
+    lines, which stay at C speed, begin where the line before has ended.
+    """
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and 0 <= size <= self.raw.given - self.tell():
+            return super().read(size)
+        return self._logged(lambda: super(_TimedReadFile, self).read(size))
+
+    def read1(self, size: int = -1, /) -> bytes:
+        return self._logged(lambda: super(_TimedReadFile, self).read1(size))
+
+    def readinto(self, buffer: Buffer, /) -> int:
+        return self._logged(lambda: super(_TimedReadFile, self).readinto(buffer))
+
+    def _logged(self, operation: Callable[[], _Result]) -> _Result:
+        raw = self.raw
+        raw.log = bytearray(self.held())
+        raw.known_at = raw.given - len(raw.log)
+        raw.in_operation = True
+        result = operation()  # after an error the log stays as it is
+        raw.in_operation = False
+        raw.log = bytearray(self.held())
+        raw.known_at = raw.given - len(raw.log)
+        return result
+
+
+def read_file(raw: RawReader, buffering: int) -> io.BufferedReader:
+    """The file over a raw reader."""
+    return _ReadFile(raw, buffering) if raw.timeout is None else _TimedReadFile(raw, buffering)
+
+
+class RawWriter(io.RawIOBase):
+    """What stands below a writer's buffered file; arguments as RawReader's."""
+
+    def __init__(
+        self,
+        holder: object,
+        connection: Connection,
+        timeout: float | None,
+        give_up: Callable[[], None],
+    ) -> None:
+        self.connection = connection
+        self._holder = holder
+        self._timeout = timeout
+        self._give_up = give_up
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Buffer, /) -> int:
+        with bytes_of(data, "data") as view:
+            self.connection.sending.write(self._holder, view, self._timeout)
+            return len(view)
+
+    def close(self) -> None:
+        if not self.closed:
+            self._give_up()
+        super().close()
+
+
+class WriteFile(_DroppableFile, io.BufferedWriter):
+    """Closing it flushes, and gives the stream's lock back."""
+
+    raw: RawWriter
+
+
+def bytes_of(data: Buffer, name: str) -> memoryview:
+    """A view of single bytes of anything that has bytes.
+
+    Raises:
+        TypeError: it has none; ValueError: they are not in one piece.
+    """
+    try:
+        view = memoryview(data)
+    except TypeError:
+        hint = ": .encode() it" if isinstance(data, str) else ""
+        raise TypeError(
+            f"{name} must be bytes-like, not {type(data).__name__}{hint}"
+        ) from None
+    if view.format == "B" and view.ndim == 1 and view.c_contiguous:
+        return view
+    if not view.c_contiguous:
+        raise ValueError(f"{name} must be C-contiguous")
+    return view.cast("B") if view.nbytes else memoryview(b"")
+
+
+def write_all(file: IO[bytes], chunk: bytes) -> None:
+    """Write all of it; an unbuffered file may take less than it is given."""
+    view = memoryview(chunk)
+    while view:
+        taken = file.write(view)
+        view = view[len(view) if taken is None else taken :]
