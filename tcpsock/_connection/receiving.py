@@ -109,8 +109,7 @@ class Receiving:
         """Take the stream's lock; reading ahead begins (rule R0)."""
         state = self._state
         with state.lock:
-            if state.refusal is not None:
-                raise fresh(state.refusal) from state.refusal
+            state.check()
             if self.locked:
                 raise StreamLocked(
                     f"{state.address}: the readable stream is locked to another reader;"
@@ -334,8 +333,7 @@ class Receiving:
     def _start(self, reader: object) -> None:
         """Begin a read: the caller holds the stream's lock, and nobody else is reading."""
         state = self._state
-        if state.refusal is not None:
-            raise fresh(state.refusal) from state.refusal
+        state.check()
         self.check_lease(reader)
         if self.reading:
             raise StreamBusy(

@@ -71,8 +71,7 @@ class Sending:
         """Take the stream's lock."""
         state = self._state
         with state.lock:
-            if state.refusal is not None:
-                raise fresh(state.refusal) from state.refusal
+            state.check()
             if self.locked:
                 raise StreamLocked(
                     f"{state.address}: the writable stream is locked to another writer;"
@@ -160,8 +159,7 @@ class Sending:
     def _check(self, writer: object) -> None:
         """Whether this writer may write. Requires the lock."""
         state = self._state
-        if state.refusal is not None:
-            raise fresh(state.refusal) from state.refusal
+        state.check()
         self.check_lease(writer)
         for error in (state.failure, state.lost, self.refusal):
             if error is not None:

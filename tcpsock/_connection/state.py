@@ -20,7 +20,7 @@ import ssl
 import threading
 
 from .._deadline import Deadline
-from .._errors import SocketAborted, SocketClosed, SocketError
+from .._errors import SocketAborted, SocketClosed, SocketError, fresh
 from .._futures import Settlements, born_running
 from .._info import SocketInfo
 from .._wire.platform import Waker
@@ -168,6 +168,13 @@ class State:
         if self.ending in (Ending.NONE, Ending.CLOSING) and self.phase is not Phase.ENDED:
             self.ending = Ending.CUT
             self.wake_all()
+
+    def check(self) -> None:
+        """Raise what every use of a socket that is no more is refused with. Requires the lock."""
+        if self.refusal is not None:
+            raise fresh(self.refusal) from self.refusal
+        if self.ending is Ending.DETACHED:
+            raise self.closed_error("close", "the socket is being handed out by detach()")
 
     # -- What calls are refused with ------------------------------------------------------------
 
