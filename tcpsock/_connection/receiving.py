@@ -49,14 +49,14 @@ _OVER: Final = -4  # the deadline is over
 _READY: Final = -5  # a receive may succeed
 
 # Buffers to receive into, for whoever receives just now. list.append and list.pop are atomic.
-_buffers: list[bytearray] = []
+_buffers: list[memoryview] = []
 
 
-def _borrow() -> bytearray:
+def _borrow() -> memoryview:
     try:
         return _buffers.pop()
     except IndexError:
-        return bytearray(CHUNK)
+        return memoryview(bytearray(CHUNK))
 
 
 class Receiving:
@@ -186,16 +186,16 @@ class Receiving:
         """What is there, at least one byte, at most max_bytes; b"" at EOF (rule R2)."""
         state = self._state
         deadline = None if timeout is None else Deadline(timeout)
-        mine = False
+        begun = False
         buffer = None
         try:
             while True:
                 with state.lock:
-                    if not mine:
-                        self._start(reader)
-                        mine = True
-                    if self.queue:
-                        return self._taken(self.queue.take(max_bytes))
+                    if not begun:
+                        self._begin(reader)
+                        begun = True
+                    if self.queue.content:
+                        return self.queue.take(max_bytes)
                     if self._at_end():
                         self.deliver_eof()
                         return b""
@@ -206,8 +206,8 @@ class Receiving:
                 while got == _READY:
                     if buffer is None:
                         buffer = _borrow()
-                    with memoryview(buffer) as whole, whole[: self._ask_for(max_bytes)] as view:
-                        got = self._receive(view, deadline)
+                    view = buffer if max_bytes >= CHUNK else buffer[: self._ask_for(max_bytes)]
+                    got = self._receive(view, deadline)
                 with state.lock:
                     self._give_up()
                     if got > 0:
@@ -215,30 +215,32 @@ class Receiving:
                         self._count(got)
                         if state.refusal is None and not self.cancelled:
                             if got <= max_bytes:
-                                return bytes(memoryview(buffer)[:got])
-                            self.queue.append(memoryview(buffer)[:got])
+                                self.reading = begun = False
+                                return buffer[:got].tobytes()
+                            self.queue.append(buffer[:got])
                     elif got == 0:
                         self._note_eof()
                 if got == _OVER:
                     raise self._timed_out(timeout)
         finally:
-            self._finish(mine, buffer)
+            if buffer is not None:
+                _buffers.append(buffer)
+            if begun:
+                self._end()
 
     def readinto(self, reader: object, view: memoryview, timeout: float | None) -> int:
         """Fill the start of the caller's own buffer; 0 at EOF (rule R2)."""
         state = self._state
         deadline = None if timeout is None else Deadline(timeout)
-        mine = False
+        begun = False
         try:
             while True:
                 with state.lock:
-                    if not mine:
-                        self._start(reader)
-                        mine = True
-                    if self.queue:
-                        taken = self.queue.take_into(view)
-                        self._made_room()
-                        return taken
+                    if not begun:
+                        self._begin(reader)
+                        begun = True
+                    if self.queue.content:
+                        return self.queue.take_into(view)
                     if self._at_end():
                         self.deliver_eof()
                         return 0
@@ -253,13 +255,15 @@ class Receiving:
                     if got > 0:
                         self._count(got)
                         if state.refusal is None and not self.cancelled:
+                            self.reading = begun = False
                             return got
                     elif got == 0:
                         self._note_eof()
                 if got == _OVER:
                     raise self._timed_out(timeout)
         finally:
-            self._finish(mine, None)
+            if begun:
+                self._end()
 
     def gather(
         self,
@@ -280,14 +284,14 @@ class Receiving:
         """
         state = self._state
         deadline = None if timeout is None else Deadline(timeout)
-        mine = False
+        begun = False
         buffer = None
         try:
             while True:
                 with state.lock:
-                    if not mine:
-                        self._start(reader)
-                        mine = True
+                    if not begun:
+                        self._begin(reader)
+                        begun = True
                     over = self.cancelled or (
                         self.inbound is Inbound.EOF and state.failure is None
                     )
@@ -295,7 +299,7 @@ class Receiving:
                     if result is not None:
                         if over and not result:
                             self.deliver_eof()
-                        return self._taken(result)
+                        return result
                     self._at_end()
                     owned = self._own(deadline, timeout)
                 if not owned:
@@ -305,22 +309,23 @@ class Receiving:
                     if buffer is None:
                         buffer = _borrow()
                     room = max(1, max(self.mark, reach) - len(self.queue))
-                    with memoryview(buffer) as whole, whole[:room] as view:
-                        got = self._receive(view, deadline)
+                    got = self._receive(buffer[:room], deadline)
                 with state.lock:
                     self._give_up()
                     if got > 0:
                         assert buffer is not None
                         self._count(got)
                         if state.refusal is None and not self.cancelled:
-                            with memoryview(buffer) as view:
-                                self.queue.append(view[:got])
+                            self.queue.append(buffer[:got])
                     elif got == 0:
                         self._note_eof()
                 if got == _OVER:
                     raise self._timed_out(timeout)
         finally:
-            self._finish(mine, buffer)
+            if buffer is not None:
+                _buffers.append(buffer)
+            if begun:
+                self._end()
 
     def put_back(self, unread: bytes) -> None:
         """Return what was read and not used; the next read gives it first (rule R3)."""
@@ -330,7 +335,7 @@ class Receiving:
 
     # -- Steps of a read call. Each requires the lock unless it says otherwise. -----------------
 
-    def _start(self, reader: object) -> None:
+    def _begin(self, reader: object) -> None:
         """Begin a read: the caller holds the stream's lock, and nobody else is reading."""
         state = self._state
         state.check()
@@ -391,17 +396,6 @@ class Receiving:
         self.received += got
         self.last_at = self.left_at
 
-    def _taken(self, chunk: bytes) -> bytes:
-        self._made_room()
-        return chunk
-
-    def _made_room(self) -> None:
-        """Let the thread read on once half of the queue is free, or all that is left has room."""
-        if self.stalled and (self.hangup_known or len(self.queue) <= self.mark // 2):
-            self.stalled = False
-            if self._state.waker is not None:
-                self._state.waker.set()
-
     def _note_eof(self) -> None:
         """The peer has ended; but after a failed send that is no clean end (rule R9)."""
         state = self._state
@@ -426,20 +420,22 @@ class Receiving:
         elif self.cancelled:
             self.deliver_eof()
 
-    def _finish(self, mine: bool, buffer: bytearray | None) -> None:
-        """The last step of every read, also when an exception ends it. Takes the lock."""
+    def _end(self) -> None:
+        """The last step of a read, also when an exception ends it. Takes the lock."""
         state = self._state
-        if buffer is not None:
-            _buffers.append(buffer)
-        if mine:
-            with state.lock:
-                self.reading = False
-                if self.owner is Owner.CALLER:  # an exception came out of the wait
-                    self._give_up()
-                elif self.thread_waits:  # it stood back, but the queue had all that was wanted
-                    state.thread_turn.notify()
-            if state.settlements:
-                state.settlements.run()
+        with state.lock:
+            self.reading = False
+            if self.owner is Owner.CALLER:  # an exception came out of the wait
+                self._give_up()
+            elif self.thread_waits:  # it stood back, but the queue had all that was wanted
+                state.thread_turn.notify()
+            # Let the thread read on once half of the queue is free, or all that is left has room.
+            if self.stalled and (self.hangup_known or len(self.queue) <= self.mark // 2):
+                self.stalled = False
+                if state.waker is not None:
+                    state.waker.set()
+        if state.settlements:
+            state.settlements.run()
 
     # -- For the owner, without the lock --------------------------------------------------------
 
@@ -487,29 +483,26 @@ class Receiving:
             room = min(CHUNK, max(1, self.mark - len(self.queue)))
         buffer = _borrow()
         try:
-            with memoryview(buffer) as whole, whole[:room] as view:
-                try:
-                    got = wire.recv_into(view)
-                except SocketError as error:
-                    with state.lock:
-                        self.owner = Owner.NOBODY
-                        state.fail(error)
-                    return
-                with state.lock:
-                    self.owner = Owner.NOBODY
-                    if got > 0:
-                        self.received += got
-                        self.last_at = time.monotonic()
-                        if self.inbound in (Inbound.READING, Inbound.DRAINING):
-                            self.queue.append(view[:got])
-                    elif got == 0:
-                        self._note_eof()
-                    elif state.lost is not None:  # that was all that the kernel had
-                        state.fail(state.lost)
-                    if self.reading:
-                        state.callers_turn.notify_all()
-        finally:
-            _buffers.append(buffer)
+            got = wire.recv_into(buffer[:room])
+        except SocketError as error:
+            with state.lock:
+                self.owner = Owner.NOBODY
+                state.fail(error)
+            return
+        with state.lock:
+            self.owner = Owner.NOBODY
+            if got > 0:
+                self.received += got
+                self.last_at = time.monotonic()
+                if self.inbound in (Inbound.READING, Inbound.DRAINING):
+                    self.queue.append(buffer[:got])
+            elif got == 0:
+                self._note_eof()
+            elif state.lost is not None:  # that was all that the kernel had
+                state.fail(state.lost)
+            if self.reading:
+                state.callers_turn.notify_all()
+        _buffers.append(buffer)
 
     def note_hangup(self, reset: bool) -> None:
         """The thread's poll has told that the peer hung up. Requires the lock."""

@@ -1065,16 +1065,17 @@ def roots(tmp_path: pathlib.Path) -> pathlib.Path:
     return path
 
 
+@pytest.mark.parametrize("trust", ["certifi", "system"])
 def test_O7_SSL_CERT_FILE_replaces_the_default_roots(
-    roots: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+    trust: str, roots: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also when the default context has been made before, and only as long as it is set."""
     with Listener(context=tls_server()) as listener:
-        assert not connects(listener.address, listener)
+        assert not connects(listener.address, listener, trust=trust)
         monkeypatch.setenv("SSL_CERT_FILE", str(roots))
-        assert connects(listener.address, listener)
+        assert connects(listener.address, listener, trust=trust)
         monkeypatch.delenv("SSL_CERT_FILE")
-        assert not connects(listener.address, listener)
+        assert not connects(listener.address, listener, trust=trust)
 
 
 def test_O7_SSL_CERT_FILE_does_not_replace_roots_that_were_asked_for(
