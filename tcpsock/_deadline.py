@@ -34,7 +34,7 @@ class Deadline:
         return self._at is not None and clock() >= self._at
 
     def poll_ms(self) -> int | None:
-        """What is left as poll() takes it: whole milliseconds, rounded up so that it never spins."""
+        """What is left, as poll() takes it: milliseconds, rounded up so that it never spins."""
         if self._at is None:
             return None
         return min(max(0, math.ceil((self._at - clock()) * 1000)), _LONGEST_POLL)

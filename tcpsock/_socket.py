@@ -5,9 +5,9 @@ from __future__ import annotations
 import concurrent.futures
 import socket
 import ssl
-import time
 from types import EllipsisType, TracebackType
 
+from ._connection import handover
 from ._connection.life import Connection
 from ._connection.opening import Adopted, Dialling, Opener, TlsStart, Upgrading, set_options
 from ._connection.state import Ending, Outbound, Phase
@@ -166,7 +166,7 @@ class Socket:
 
     @property
     def tls_session(self) -> ssl.SSLSession | None:
-        """The TLS session, for TlsOptions(session=...); None until the server gave a ticket (O7)."""
+        """The session, for TlsOptions(session=...); None until the server gave a ticket (O7)."""
         return self._connection.tls_session()
 
     def streams(self) -> tuple[Reader, Writer]:
@@ -222,7 +222,7 @@ class Socket:
         )
         upgraded._transport = "on"
         try:
-            self._connection.upgrade(upgraded._connection, self._check_upgradable)
+            handover.upgrade(self._connection, upgraded._connection, self._check_upgradable)
         except BaseException:
             upgraded._connection.discard()
             raise
@@ -241,7 +241,7 @@ class Socket:
             )
         if isinstance(state.refusal, SocketUpgraded):
             raise fresh(state.refusal) from state.refusal
-        self._connection.check_usable("tls")
+        handover.check_usable(self._connection, "tls")
         if self._transport != "starttls":
             raise StartTlsError(
                 f"{self._address}: start_tls() needs a socket that was opened with"
@@ -249,9 +249,9 @@ class Socket:
                 address=self._address,
                 code="starttls-not-enabled",
             )
-        self._connection.check_idle("tls", "start_tls()")
+        handover.check_idle(self._connection, "tls", "start_tls()")
 
-    def detach(self, *, timeout: float | None | EllipsisType = ...) -> socket.socket:
+    def detach(self, *, timeout: float | EllipsisType | None = ...) -> socket.socket:
         """Hand out the real socket, blocking, for a driver to use; this Socket is then done.
 
         Waits for `opened`, and until the background thread has let go of it. Nothing is lost: with
@@ -266,7 +266,7 @@ class Socket:
             StreamBusy: a read or write is in progress, or bytes were read ahead.
             ReadTimeout: the time is over; nothing has changed.
         """
-        return self._connection.detach(call_timeout(timeout, self._options.timeout))
+        return handover.detach(self._connection, call_timeout(timeout, self._options.timeout))
 
     def __enter__(self) -> Socket:
         return self

@@ -24,7 +24,7 @@ from ._options import call_timeout
 
 __all__ = ["Anchor", "ReadableStream", "Reader", "WritableStream", "Writer"]
 
-Timeout: TypeAlias = "float | None | EllipsisType"
+Timeout: TypeAlias = "float | EllipsisType | None"
 
 _EVERYTHING = sys.maxsize
 
@@ -69,7 +69,7 @@ class ReadableStream(Handle):
     @property
     def locked(self) -> bool:
         """Whether a reader, an iteration or a pipe_to() holds the stream."""
-        return self._connection.receiving.locked
+        return self._connection.receiving.lease.held
 
     def get_reader(self) -> Reader:
         """Lock the stream and read from it; reading ahead begins (rule R0).
@@ -334,7 +334,7 @@ class Reader(Handle):
             buffering: bytes to read at once, 1 or more.
         """
         _check_size("buffering", buffering, least=1)
-        self._receiving.check_lease(self._holder)
+        self._receiving.lease.check(self._holder)
         self._file = raw = RawReader(self, self._connection, self._timeout, self._give_file_up)
         return read_file(raw, buffering)
 
@@ -345,7 +345,7 @@ class Reader(Handle):
 
     def cancel(self, reason: object = None) -> None:
         """Give the inbound data up, as ReadableStream.cancel() does."""
-        self._receiving.check_lease(self)
+        self._receiving.lease.check(self)
         self._connection.cancel_reading()
 
     def release_lock(self) -> None:
@@ -389,8 +389,7 @@ class Reader(Handle):
         self.release_lock()
 
     def __repr__(self) -> str:
-        lease = self._receiving.lease
-        return self._describe("locked" if lease is not None and lease() is self else "released")
+        return self._describe("locked" if self._receiving.lease.is_held_by(self) else "released")
 
 
 # -- Writing -----------------------------------------------------------------------------------
@@ -404,7 +403,7 @@ class WritableStream(Handle):
     @property
     def locked(self) -> bool:
         """Whether a writer or a pipe_to() holds the stream."""
-        return self._connection.sending.locked
+        return self._connection.sending.lease.held
 
     def get_writer(self) -> Writer:
         """Lock the stream and write to it.
@@ -488,7 +487,7 @@ class Writer(Handle):
             buffering: bytes to collect before they are sent, 1 or more.
         """
         _check_size("buffering", buffering, least=1)
-        self._sending.check_lease(self._holder)
+        self._sending.lease.check(self._holder)
         self._file = raw = RawWriter(self, self._connection, self._timeout, self._give_file_up)
         return WriteFile(raw, buffering)
 
@@ -502,12 +501,12 @@ class Writer(Handle):
         Returns at once. Reading goes on and loses nothing; later writes raise SocketClosed. Closing
         again does nothing.
         """
-        self._sending.check_lease(self)
+        self._sending.lease.check(self)
         self._connection.close_writing()
 
     def abort(self, reason: object = None) -> None:
         """End the whole connection at once, with a reset, as Socket.abort() does."""
-        self._sending.check_lease(self)
+        self._sending.lease.check(self)
         self._connection.abort(reason)
 
     def release_lock(self) -> None:
@@ -541,8 +540,7 @@ class Writer(Handle):
         self.release_lock()
 
     def __repr__(self) -> str:
-        lease = self._sending.lease
-        return self._describe("locked" if lease is not None and lease() is self else "released")
+        return self._describe("locked" if self._sending.lease.is_held_by(self) else "released")
 
 
 def _check_size(name: str, size: object, *, least: int = 0) -> None:

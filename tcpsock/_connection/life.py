@@ -15,26 +15,21 @@ import ssl
 import threading
 import time
 import warnings
-from collections.abc import Callable
-from typing import Final, NoReturn
+import weakref
+from typing import Final
 
 from .. import _threads
-from .._deadline import Deadline
 from .._errors import (
     ConnectError,
-    ReadTimeout,
     SocketError,
     SocketForked,
-    SocketUpgraded,
-    StreamBusy,
     bare,
-    fresh,
 )
-from .._futures import Settlements, settle, settle_in_forked_child
+from .._futures import settle, settle_in_forked_child
 from .._info import SocketStats
 from .._wire.platform import POLLERR, POLLIN, POLLOUT, POLLRDHUP, Waker, at_fork
 from .._wire.wire import HANGUP, WOKEN, Wire
-from .opening import Opener, Stopped, Upgrading, plaintext_injected
+from .opening import Opener, Stopped, Upgrading
 from .receiving import Receiving
 from .sending import Sending
 from .state import Ending, Inbound, Outbound, Owner, Phase, State
@@ -72,10 +67,10 @@ class Connection:
         self.sending = Sending(self.state, self._write_blocked)
         self.predecessor: Connection | None = None  # until it has handed its wire to this one
         self.successor: Connection | None = None  # what start_tls() made
-        self._detached: socket.socket | None = None
+        self.detached: socket.socket | None = None  # on its way to detach()
         self._made_at = time.monotonic()
-        with _living_lock:
-            _living.add(self)
+        with _known_lock:
+            _known.add(self)
 
     def start(self) -> None:
         """Let the connection live, in a thread of its own."""
@@ -105,7 +100,7 @@ class Connection:
         """Requires the lock."""
         state = self.state
         state.count_as_lost()
-        self._refuse(state.closed_error("close"))
+        self.refuse(state.closed_error("close"))
         self.receiving.discard()
         self.sending.close(state.closed_error("write"))
         state.begin_closing(self._close_timeout)
@@ -122,7 +117,7 @@ class Connection:
                 bare(aborted)
                 if state.phase is not Phase.ENDED:
                     state.outcome = aborted
-                self._refuse(aborted)
+                self.refuse(aborted)
             self.receiving.discard()
             state.cut()
         self._wake_predecessor()
@@ -135,7 +130,7 @@ class Connection:
             with predecessor.state.lock:
                 predecessor.state.wake_all()
 
-    def _refuse(self, error: SocketError) -> None:
+    def refuse(self, error: SocketError) -> None:
         """Let every use raise this, unless something broke or ended it before (O3).
 
         Requires the lock.
@@ -143,9 +138,8 @@ class Connection:
         state = self.state
         if state.refusal is None and state.failure is None:
             state.refusal = error
-            state.settlements.add(self.receiving.reader_closed, error=error)
-            state.settlements.add(self.sending.writer_closed, error=error)
-            self.receiving.reader_closed = self.sending.writer_closed = None
+            self.receiving.lease.settle(error)
+            self.sending.lease.settle(error)
 
     def close_writing(self) -> None:
         """Half-close: FIN after the write in progress (rule W3)."""
@@ -179,8 +173,8 @@ class Connection:
             self._warn_unclosed()
 
     def _warn_unclosed(self) -> None:
-        address = self.state.address
-        warnings.warn(f"unclosed tcpsock.Socket {address}", ResourceWarning, source=self)
+        what = f"unclosed tcpsock.Socket {self.state.address}"
+        warnings.warn(what, ResourceWarning, stacklevel=3, source=self)
 
     def _write_blocked(self) -> None:
         """A write waits for the peer: read meanwhile. Requires the lock."""
@@ -213,138 +207,10 @@ class Connection:
             wire = self.state.wire
             return self.state.session if wire is None else wire.session
 
-    # -- Handing the wire on --------------------------------------------------------------------
-
-    def check_usable(self, phase: str) -> None:
-        """Raise what a socket that was closed, or failed, is refused with. Requires the lock."""
-        state = self.state
-        if state.refusal is not None:
-            raise fresh(state.refusal) from state.refusal
-        if self.sending.outbound is not Outbound.OPEN or self.receiving.cancelled:
-            error = state.closed_error(phase, "one side of the socket is closed")
-            raise error
-        if self.receiving.inbound is Inbound.EOF and state.failure is None:
-            raise state.closed_error(phase, "the peer has closed the connection")
-        failure = state.failure or state.lost
-        if failure is not None:
-            raise fresh(failure) from failure
-
-    def check_idle(self, phase: str, what: str) -> None:
-        """StreamBusy while somebody reads or writes. Requires the lock."""
-        if self.receiving.reading or self.sending.turn is not None or self.sending.waiting:
-            raise StreamBusy(
-                f"{self.state.address}: a read or write is in progress in another thread; {what}"
-                " when it is done",
-                phase=phase,  # type: ignore[arg-type]  # only ever a Phase
-                address=self.state.address,
-            )
-
-    def upgrade(self, successor: Connection, check: Callable[[], None]) -> None:
-        """Give the wire to another connection, as soon as there is one (rules S1, S2, S4).
-
-        Args:
-            successor: not started: this connection's thread goes on with it.
-            check: raises what S1 says; called with the lock held, and then nothing has changed.
-
-        Raises:
-            PlaintextInjected: bytes were read ahead and not taken; the connection is reset.
-        """
-        state = self.state
-        try:
-            with state.lock:
-                check()
-                if self.receiving.queue:
-                    injected = plaintext_injected(state.address)
-                    state.fail(injected, Ending.CUT)
-                    self.receiving.discard()
-                    raise fresh(injected) from injected
-                state.ending = Ending.UPGRADED
-                self._refuse(
-                    SocketUpgraded(
-                        f"{state.address}: start_tls() was called on this socket; use the one that"
-                        " it returned",
-                        phase="tls",
-                        address=state.address,
-                    )
-                )
-                self.successor = successor
-                successor.predecessor = self
-                state.wake_all()
-        finally:
-            state.settlements.run()
-
-    def detach(self, timeout: float | None) -> socket.socket:
-        """Hand out the bare socket, in blocking mode; this connection is then done.
-
-        Raises: as check_usable() and check_idle(); StreamBusy for bytes that were read ahead;
-            ReadTimeout.
-        """
-        state = self.state
-        deadline = Deadline(timeout)
-        with state.lock:
-            while state.phase is Phase.OPENING:
-                self.check_usable("close")
-                self.check_idle("close", "detach()")
-                if not state.callers_turn.wait(deadline.remaining()):
-                    raise self._detach_timed_out(timeout)
-            try:
-                while state.phase is not Phase.ENDED:
-                    if state.ending is not Ending.DETACHED:  # not yet asked, or asked in vain
-                        self._check_detachable()
-                        state.ending = Ending.DETACHED
-                        state.wake_all()
-                    # The thread is on its way out of a poll; but it may be in a user's callback.
-                    remaining = deadline.remaining()
-                    remaining = None if remaining is None else max(remaining, GRACE)
-                    if not state.callers_turn.wait(remaining) and not state.leaving:
-                        raise self._detach_timed_out(timeout)
-            except BaseException:
-                if state.ending is Ending.DETACHED and not state.leaving:
-                    state.ending = Ending.NONE
-                raise
-            sock, self._detached = self._detached, None
-        state.settlements.run()
-        if sock is None:  # it ended before it could be asked for
-            self._raise_ended()
-        sock.settimeout(None)
-        return sock
-
-    def _raise_ended(self) -> NoReturn:
-        state = self.state
-        error = state.refusal or state.failure
-        if error is not None:
-            raise fresh(error) from error
-        raise state.closed_error("close", "the peer has closed the connection")
-
-    def _check_detachable(self) -> None:
-        """Requires the lock."""
-        state = self.state
-        if state.refusal is not None:
-            raise fresh(state.refusal) from state.refusal
-        failure = state.failure or state.lost
-        if failure is not None:
-            raise fresh(failure) from failure
-        self.check_idle("close", "detach()")
-        if self.receiving.queue or (state.wire is not None and state.wire.holds_bytes):
-            raise StreamBusy(
-                f"{state.address}: {len(self.receiving.queue)} bytes have been read ahead; read"
-                " them first, or detach() before asking for a reader",
-                phase="close",
-                address=state.address,
-            )
-
-    def _detach_timed_out(self, timeout: float | None) -> ReadTimeout:
-        return ReadTimeout(
-            f"{self.state.address}: detach timed out after {timeout:g} s; nothing has changed",
-            address=self.state.address,
-        )
-
     def discard(self) -> None:
         """This connection was made for start_tls(), which then was not allowed."""
         with self.state.lock:
             self.state.phase, self.state.ending = Phase.ENDED, Ending.CUT
-        with _living_lock:
-            _living.discard(self)
 
     # -- The thread's story ---------------------------------------------------------------------
 
@@ -547,8 +413,8 @@ class Connection:
                 assert successor is not None
                 successor.take_over(self, bool(receiving.queue))
             elif wire is not None and state.ending is Ending.DETACHED:
-                self._detached = wire.release()
-                self._refuse(state.closed_error("close", "the socket was handed out by detach()"))
+                self.detached = wire.release()
+                self.refuse(state.closed_error("close", "the socket was handed out by detach()"))
             elif wire is not None and state.ending is Ending.CUT:
                 wire.reset()
             elif wire is not None:
@@ -560,20 +426,14 @@ class Connection:
             over = state.failure or state.refusal
             if successor is not None and not isinstance(state.failure, SocketError):
                 over = successor.state.refusal  # that one was closed while this was opening
-            settlements = Settlements()
-            if not state.opened.done():
-                settlements.add(state.opened, error=over)
-            for future in (receiving.reader_closed, sending.writer_closed):
-                if state.failure is not None:
-                    settlements.add(future, error=state.failure)
             if state.failure is not None:
-                receiving.reader_closed = sending.writer_closed = None
-            settlements.add(state.closed, error=state.outcome)
+                receiving.lease.settle(state.failure)
+                sending.lease.settle(state.failure)
             state.callers_turn.notify_all()
-        with _living_lock:
-            _living.discard(self)
         state.settlements.run()
-        settlements.run()
+        if not state.opened.done():
+            settle(state.opened, error=over)
+        settle(state.closed, error=state.outcome)
         if successor is None:
             return None
         successor.predecessor = None
@@ -612,8 +472,8 @@ class Connection:
         futures = (
             state.opened,
             state.closed,
-            self.receiving.reader_closed,
-            self.sending.writer_closed,
+            self.receiving.lease.closed,
+            self.sending.lease.closed,
         )
         for future in futures:
             if future is not None:
@@ -623,17 +483,17 @@ class Connection:
             waker.close()
 
 
-# Every connection whose thread lives, for a forked child to give up. The lock guards the set, and
-# is held across fork; it is taken after a connection's own lock or without it.
-_living_lock = threading.Lock()
-_living: set[Connection] = set()
+# Every connection that somebody still knows, for a forked child to give up. The lock guards the
+# set, and is held across fork; no other lock is taken under it.
+_known_lock = threading.Lock()
+_known: weakref.WeakSet[Connection] = weakref.WeakSet()
 
 
 def _in_child() -> None:
-    for connection in _living:
+    for connection in list(_known):
         connection.forked()
-    _living.clear()
-    _living_lock.release()
+    _known.clear()
+    _known_lock.release()
 
 
-at_fork(before=_living_lock.acquire, in_parent=_living_lock.release, in_child=_in_child)
+at_fork(before=_known_lock.acquire, in_parent=_known_lock.release, in_child=_in_child)

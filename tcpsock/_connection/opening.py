@@ -35,7 +35,16 @@ from .._options import KeepAlive, SocketOptions, TlsOptions
 from .._wire.contexts import client_context
 from .._wire.descriptors import ours
 from .._wire.platform import POLLIN, Waker, poller
-from .._wire.wire import TIMED_OUT, WANT, WOKEN, TlsWire, Wire, connection_lost, is_tls_eof, tls_failure
+from .._wire.wire import (
+    TIMED_OUT,
+    WANT,
+    WOKEN,
+    TlsWire,
+    Wire,
+    connection_lost,
+    is_tls_eof,
+    tls_failure,
+)
 
 __all__ = [
     "Adopted",
@@ -96,7 +105,7 @@ class TlsStart:
 
 
 class Dialling:
-    """Resolve, vet, dial, and for `secure_transport="on"` the handshake, under one deadline (O5)."""
+    """Resolve, vet, dial, for "on" the handshake too, all under one deadline (rule O5)."""
 
     def __init__(
         self,

@@ -9,7 +9,7 @@ The hand-over:
   `callers_turn`. The thread comes out of its poll, gives up, and stands back while `wanted`.
 - Caller to thread: on leaving, the caller stamps `left_at` and, if the thread waits for it, wakes
   the thread, which then lets a grace pass before it takes over: who reads once mostly reads again.
-  No grace is given where somebody needs the thread now (`Connection._may_linger`).
+  No grace is given where somebody needs the thread now (`Connection._stand_back`).
 - Nothing is lost or reordered, because only the owner receives, and it puts what it received into
   the queue, or gives it to its caller, in the same critical section in which it gives up.
 - Only the owner, or who is about to become it, clears the waker.
@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import time
-import weakref
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -31,10 +30,10 @@ from .._errors import (
     ReadTimeout,
     SocketError,
     StreamBusy,
-    StreamLocked,
     fresh,
 )
 from .._wire.wire import TIMED_OUT, WANT, WOKEN, Wire
+from .lease import Lease
 from .queue import ByteQueue
 from .state import Inbound, Owner, Phase, State
 
@@ -75,8 +74,7 @@ class Receiving:
             poll for hang-ups would end at once, again and again.
         cancelled: the inbound data was given up by cancel(): reads give EOF.
         left_at: when a caller last gave up the receive side, as time.monotonic() counts.
-        lease: the Reader, iterator or file that has the stream's lock.
-        reader_closed: that Reader's `closed`.
+        lease: the stream's lock.
         received: bytes so far; last_at: when the last ones came.
     """
 
@@ -93,58 +91,29 @@ class Receiving:
         self.hangup_known = False
         self.cancelled = False
         self.left_at = 0.0
-        self.lease: weakref.ref[object] | None = None
-        self.reader_closed: concurrent.futures.Future[Any] | None = None
+        self.lease = Lease(state, "read")
         self.received = 0
         self.last_at = _deadline.clock()
 
     # -- The stream's lock ----------------------------------------------------------------------
 
-    @property
-    def locked(self) -> bool:
-        """Whether somebody holds the stream's lock; a holder that is gone holds nothing."""
-        return self.lease is not None and self.lease() is not None
-
-    def acquire(self, holder: object, closed: concurrent.futures.Future[Any] | None) -> None:
+    def acquire(self, holder: object, closed: concurrent.futures.Future[Any]) -> None:
         """Take the stream's lock; reading ahead begins (rule R0)."""
         state = self._state
         with state.lock:
-            state.check()
-            if self.locked:
-                raise StreamLocked(
-                    f"{state.address}: the readable stream is locked to another reader;"
-                    " release_lock() that one first",
-                    phase="read",
-                    address=state.address,
-                )
-            self.lease = weakref.ref(holder)
-            self.reader_closed = closed
-            if closed is not None:
-                self._settle_if_over(closed)
+            self.lease.take(holder, closed)
+            if state.failure is not None:  # who comes too late learns at once how it ended (R10)
+                self.lease.settle(state.failure)
+            elif self.cancelled:
+                self.lease.settle(None)
             self.begin_reading()
         state.settlements.run()
 
     def release(self, holder: object) -> None:
         """Give the stream's lock back; StreamBusy while a read is in progress."""
-        state = self._state
-        with state.lock:
-            if self.lease is None or self.lease() is not holder:
-                return
-            if self.reading:
-                raise StreamBusy(
-                    f"{state.address}: a read is in progress; release_lock() when it is done",
-                    phase="read",
-                    address=state.address,
-                )
-            self.lease = None
-            closed, self.reader_closed = self.reader_closed, None
-            state.settlements.add(closed, error=self._released())
-        state.settlements.run()
-
-    def check_lease(self, holder: object) -> None:
-        """StreamLocked unless this is who holds the stream's lock."""
-        if self.lease is None or self.lease() is not holder:
-            raise self._released()
+        with self._state.lock:
+            self.lease.give_back(holder, busy=self.reading)
+        self._state.settlements.run()
 
     def begin_reading(self) -> None:
         """Read ahead from now on. Requires the lock."""
@@ -164,8 +133,7 @@ class Receiving:
                 self.cancelled = True
                 if self.inbound is not Inbound.EOF:
                     self.inbound = Inbound.DISCARDED
-                state.settlements.add(self.reader_closed)
-                self.reader_closed = None
+                self.lease.settle(None)
                 state.wake_all()
         state.settlements.run()
 
@@ -339,7 +307,7 @@ class Receiving:
         """Begin a read: the caller holds the stream's lock, and nobody else is reading."""
         state = self._state
         state.check()
-        self.check_lease(reader)
+        self.lease.check(reader)
         if self.reading:
             raise StreamBusy(
                 f"{state.address}: another thread is blocked in a read on this stream",
@@ -408,17 +376,7 @@ class Receiving:
 
     def deliver_eof(self) -> None:
         """Whoever reads now knows that there is no more (rule R10). Requires the lock."""
-        self._state.settlements.add(self.reader_closed)
-        self.reader_closed = None
-
-    def _settle_if_over(self, closed: concurrent.futures.Future[Any]) -> None:
-        """A reader that comes too late learns at once how the reading ended (rule R10)."""
-        state = self._state
-        if state.failure is not None:
-            state.settlements.add(closed, error=state.failure)
-            self.reader_closed = None
-        elif self.cancelled:
-            self.deliver_eof()
+        self.lease.settle(None)
 
     def _end(self) -> None:
         """The last step of a read, also when an exception ends it. Takes the lock."""
@@ -524,14 +482,6 @@ class Receiving:
         return ReadTimeout(
             f"{address}: read timed out after {timeout:g} s of {doing}; nothing is lost, the next"
             " read gives what comes",
-            phase="read",
-            address=address,
-        )
-
-    def _released(self) -> StreamLocked:
-        address = self._state.address
-        return StreamLocked(
-            f"{address}: this reader has released its lock; get_reader() gives a new one",
             phase="read",
             address=address,
         )

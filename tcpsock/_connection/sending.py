@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import time
-import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -19,13 +18,12 @@ from .._deadline import Deadline
 from .._errors import (
     ConnectionLost,
     SocketError,
-    StreamBusy,
-    StreamLocked,
     WriteTimeout,
     bare,
     fresh,
 )
 from .._wire.wire import TIMED_OUT, WANT, WOKEN, Wire
+from .lease import Lease
 from .state import Ending, Outbound, Phase, State
 
 __all__ = ["Sending"]
@@ -41,8 +39,7 @@ class Sending:
         waiting: how many writes wait for their turn.
         blocked: the write in progress waits for the peer to take more.
         tail: the half-close has begun, and the kernel had no room for all of it.
-        lease: the Writer or file that has the stream's lock.
-        writer_closed: that Writer's `closed`.
+        lease: the stream's lock.
         sent: bytes so far, also of the write in progress; last_at: when the last write ended.
     """
 
@@ -55,58 +52,29 @@ class Sending:
         self.waiting = 0
         self.blocked = False
         self.tail = False
-        self.lease: weakref.ref[object] | None = None
-        self.writer_closed: concurrent.futures.Future[Any] | None = None
+        self.lease = Lease(state, "write")
         self.sent = 0
         self.last_at = _deadline.clock()
 
     # -- The stream's lock ----------------------------------------------------------------------
 
-    @property
-    def locked(self) -> bool:
-        """Whether somebody holds the stream's lock; a holder that is gone holds nothing."""
-        return self.lease is not None and self.lease() is not None
-
-    def acquire(self, holder: object, closed: concurrent.futures.Future[Any] | None) -> None:
+    def acquire(self, holder: object, closed: concurrent.futures.Future[Any]) -> None:
         """Take the stream's lock."""
         state = self._state
         with state.lock:
-            state.check()
-            if self.locked:
-                raise StreamLocked(
-                    f"{state.address}: the writable stream is locked to another writer;"
-                    " release_lock() that one first",
-                    phase="write",
-                    address=state.address,
-                )
-            self.lease = weakref.ref(holder)
-            self.writer_closed = closed
-            if state.failure is not None:
-                self._settle(state.failure)
+            self.lease.take(holder, closed)
+            if state.failure is not None:  # who comes too late learns at once how it ended (R10)
+                self.lease.settle(state.failure)
             elif self.outbound is Outbound.SHUT:
-                self._settle(None)
+                self.lease.settle(None)
         state.settlements.run()
 
     def release(self, holder: object) -> None:
         """Give the stream's lock back; StreamBusy while a write is in progress."""
-        state = self._state
-        with state.lock:
-            if self.lease is None or self.lease() is not holder:
-                return
-            if self.waiting or self.turn not in (None, self):
-                raise StreamBusy(
-                    f"{state.address}: a write is in progress; release_lock() when it is done",
-                    phase="write",
-                    address=state.address,
-                )
-            self.lease = None
-            self._settle(self._released())
-        state.settlements.run()
-
-    def check_lease(self, holder: object) -> None:
-        """StreamLocked unless this is who holds the stream's lock."""
-        if self.lease is None or self.lease() is not holder:
-            raise self._released()
+        with self._state.lock:
+            busy = self.waiting > 0 or self.turn not in (None, self)
+            self.lease.give_back(holder, busy=busy)
+        self._state.settlements.run()
 
     # -- Writing --------------------------------------------------------------------------------
 
@@ -160,7 +128,7 @@ class Sending:
         """Whether this writer may write. Requires the lock."""
         state = self._state
         state.check()
-        self.check_lease(writer)
+        self.lease.check(writer)
         for error in (state.failure, state.lost, self.refusal):
             if error is not None:
                 raise fresh(error) from error
@@ -281,12 +249,7 @@ class Sending:
         self.tail = False
         self.outbound = Outbound.SHUT
         if self._state.ending is Ending.NONE:
-            self._settle(None)
-
-    def _settle(self, error: SocketError | None) -> None:
-        """Settle the present Writer's `closed`. Requires the lock."""
-        self._state.settlements.add(self.writer_closed, error=error)
-        self.writer_closed = None
+            self.lease.settle(None)
 
     # -- Errors ---------------------------------------------------------------------------------
 
@@ -320,14 +283,6 @@ class Sending:
         return WriteTimeout(
             f"{self._state.address}: write timed out after {timeout:g} s of waiting {what};"
             " nothing was sent, and the connection is as it was",
-            address=self._state.address,
-        )
-
-    def _released(self) -> StreamLocked:
-        return StreamLocked(
-            f"{self._state.address}: this writer has released its lock; get_writer() gives a new"
-            " one",
-            phase="write",
             address=self._state.address,
         )
 

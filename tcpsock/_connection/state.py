@@ -20,6 +20,7 @@ import ssl
 import threading
 
 from .._deadline import Deadline
+from .._errors import Phase as ErrorPhase
 from .._errors import SocketAborted, SocketClosed, SocketError, fresh
 from .._futures import Settlements, born_running
 from .._info import SocketInfo
@@ -178,17 +179,17 @@ class State:
 
     # -- What calls are refused with ------------------------------------------------------------
 
-    def closed_error(self, phase: str, what: str = "the socket is closed") -> SocketClosed:
+    def closed_error(self, phase: ErrorPhase, what: str = "the socket is closed") -> SocketClosed:
         """The refusal of a socket, stream or side that was closed here."""
         return SocketClosed(
             f"{self.address}: {what}",
-            phase=phase,  # type: ignore[arg-type]  # only ever a Phase
+            phase=phase,
             address=self.address,
         )
 
     def aborted_error(self, reason: object) -> SocketAborted:
         """The refusal of a socket that was aborted."""
-        why = "" if reason is None else f": {reason}" if isinstance(reason, str) else f": {reason!r}"
+        why = "" if reason is None else f": {reason if isinstance(reason, str) else repr(reason)}"
         return SocketAborted(
             f"{self.address}: the connection was aborted{why}",
             phase="close",

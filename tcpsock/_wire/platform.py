@@ -1,4 +1,4 @@
-"""What a platform lacks, decided here and nowhere else, by asking for the thing itself (rule K3)."""
+"""What a platform lacks: decided here alone, by asking for the thing itself (rule K3)."""
 
 from __future__ import annotations
 

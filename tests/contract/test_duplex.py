@@ -363,6 +363,31 @@ def test_E1_a_reset_behind_a_full_queue_is_seen_at_once(pair) -> None:
     assert isinstance(sock.closed.exception(WAIT), tcpsock.ConnectionLost)
 
 
+def test_E1_close_drops_what_was_readable_after_the_peers_end(pair) -> None:
+    sock, peer = pair()
+    reader = sock.readable.get_reader()
+    peer.send(b"last words")
+    peer.end()
+    assert sock.closed.result(WAIT) is None
+    assert reader.read_exactly(4, timeout=WAIT) == b"last"
+    sock.close()
+    with pytest.raises(tcpsock.SocketClosed):
+        reader.read(timeout=WAIT)
+    assert sock.closed.result(WAIT) is None
+
+
+def test_E3_a_reset_after_the_peers_EOF_fails_a_half_open_connection(pair) -> None:
+    """Also while nobody writes: `closed` tells a pool that the connection is dead."""
+    sock, peer = pair(allow_half_open=True)
+    reader, writer = sock.streams()
+    peer.end()
+    assert reader.read(timeout=WAIT) == b""
+    peer.reset()
+    assert isinstance(sock.closed.exception(WAIT), tcpsock.ConnectionLost)
+    with pytest.raises(tcpsock.ConnectionLost):
+        writer.write(b"x")
+
+
 def test_E1_close_notify_without_a_FIN_is_seen_once_reading_has_begun(tls_pair) -> None:
     sock, peer = tls_pair()
     reader, writer = sock.streams()

@@ -16,6 +16,7 @@ import pytest
 from peers import (
     WAIT,
     Interrupted,
+    ca_data,
     interrupt_when_blocked,
     open_descriptors,
     pattern,
@@ -24,6 +25,7 @@ from peers import (
 )
 
 import tcpsock
+from tcpsock.testing import server_context
 
 MARKS = [1, 1000, 65_536, 100_003, 1 << 20]  # two of them are no multiple of a TLS record
 
@@ -614,6 +616,62 @@ def test_R4_timeout_0_is_now_or_ReadTimeout(pair) -> None:
     assert reader.readline(timeout=0) == b"ab\n"
     assert reader.read_exactly(1, timeout=0) == b"c"
     assert reader.read(timeout=0) == b"d"
+
+
+def test_R4_timeout_0_finds_what_has_arrived_right_after_another_read(pair) -> None:
+    """What is in the kernel is there, whoever would have been the one to read it ahead."""
+    sock, peer = pair()
+    reader = sock.readable.get_reader()
+    for n in range(20):
+        peer.send(b"%03d" % n)
+        assert reader.read(timeout=WAIT) == b"%03d" % n
+        peer.send(b"more")
+        peer.until_acknowledged()
+        if n % 2:
+            assert reader.read(timeout=0) == b"more"
+        else:
+            assert reader.read_exactly(4, timeout=0) == b"more"
+
+
+def test_R4_a_read_that_times_out_before_opened_breaks_nothing(listener) -> None:
+    sock = tcpsock.connect(
+        listener.address, secure_transport="on", tls=tcpsock.TlsOptions(ca_data=ca_data())
+    )
+    peer = listener.accept()
+    reader = sock.readable.get_reader()
+    for timeout in (0, 0.05):
+        with pytest.raises(tcpsock.ReadTimeout):
+            reader.read_exactly(5, timeout=timeout)
+    peer.start_tls(server_context())
+    peer.send(b"hello")
+    assert reader.read_exactly(5, timeout=WAIT) == b"hello"
+    sock.abort()
+    assert sock.closed.exception(WAIT)
+    peer.close()
+
+
+@pytest.mark.parametrize("n", [1 << 45, 1 << 70])
+def test_R4_a_number_is_no_allocation(pair, background, n) -> None:
+    """Who asks for more than any memory holds gets what there is."""
+    sock, peer = pair(high_water_mark=n, allow_half_open=True)
+    reader = sock.readable.get_reader()
+    read = background(reader.read, n, timeout=WAIT).blocked()
+    peer.send(b"abc")
+    assert read.result() == b"abc"
+    peer.send(b"def")
+    for call in (
+        lambda: reader.peek(n, timeout=0.02),
+        lambda: reader.read_exactly(n, timeout=0.02),
+        lambda: reader.read_until(b"\n", limit=n, timeout=0.02),
+        lambda: reader.read_all(limit=n, timeout=0.02),
+    ):
+        with pytest.raises(tcpsock.ReadTimeout):
+            call()
+    peer.end()
+    assert reader.peek(n, timeout=WAIT) == b"def"
+    with pytest.raises(tcpsock.IncompleteRead) as caught:
+        reader.read_exactly(n, timeout=WAIT)
+    assert (caught.value.partial, caught.value.expected) == (b"def", n)
 
 
 def test_R4_a_timeout_is_for_the_whole_call_however_many_reads_it_takes(pair, background) -> None:

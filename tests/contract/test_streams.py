@@ -361,6 +361,18 @@ def test_pipe_to_what_is_no_destination_is_a_TypeError(pair) -> None:
     assert not sock.readable.locked
 
 
+def test_pipe_to_ones_own_writable_is_an_echo_server(pair, background) -> None:
+    sock, peer = pair(allow_half_open=True)
+    echo = background(sock.readable.pipe_to, sock.writable)
+    for n in range(5):
+        peer.send(pattern(10_000, n))
+        assert peer.read_exactly(10_000) == pattern(10_000, n)
+    peer.end()
+    assert echo.result() == 50_000
+    assert peer.read_all() == b""
+    assert sock.closed.result(WAIT) is None
+
+
 def test_pipe_both_ways_is_a_proxy(pair, background) -> None:
     left, left_peer = pair()
     right, right_peer = pair()
@@ -428,6 +440,20 @@ def test_as_file_holds_the_lock_until_closed(pair) -> None:
     file.close()
     assert not sock.readable.locked
     file.close()
+
+
+def test_R6_a_file_that_is_dropped_gives_the_lock_back_and_loses_nothing(pair) -> None:
+    sock, peer = pair()
+    source, sink = sock.readable.get_reader().as_file(), sock.writable.get_writer().as_file()
+    peer.send(b"abcdef")
+    assert source.read(2) == b"ab"
+    sink.write(b"flushed")
+    del source, sink
+    gc.collect()
+    assert not sock.readable.locked
+    assert not sock.writable.locked
+    assert sock.readable.get_reader().read_exactly(4, timeout=WAIT) == b"cdef"
+    assert peer.read_exactly(7) == b"flushed"
 
 
 def test_R3_as_file_puts_unread_bytes_back_at_close(pair) -> None:

@@ -170,7 +170,8 @@ def test_W2_writelines_takes_any_iterable_as_one_write(pair) -> None:
     writer = sock.writable.get_writer()
     writer.writelines(pattern(100, n) for n in range(500))
     writer.writelines((bytearray(b"a"), memoryview(b"b"), array("B", b"c")))
-    expected = b"".join(pattern(100, n) for n in range(500)) + b"abc"
+    writer.writelines([b"."] * 3000)  # more than the kernel takes in one call
+    expected = b"".join(pattern(100, n) for n in range(500)) + b"abc" + b"." * 3000
     assert peer.read_exactly(len(expected)) == expected
 
 
@@ -482,6 +483,16 @@ def test_W4_a_write_to_a_peer_that_has_reset_goes_on_failing(pair) -> None:
         with pytest.raises(tcpsock.ConnectionLost):
             writer.write(b"x", timeout=WAIT)
     assert isinstance(sock.closed.exception(WAIT), tcpsock.ConnectionLost)
+
+
+def test_W2_a_reset_wakes_the_writes_that_wait_for_their_turn_too(pair, background) -> None:
+    sock, peer = pair()
+    writer = sock.writable.get_writer()
+    first = background(writer.write, pattern(MORE), timeout=WAIT).blocked()
+    second = background(writer.write, b"second", timeout=WAIT).blocked()
+    peer.reset()
+    for call in (first, second):
+        assert isinstance(call.error(), tcpsock.ConnectionLost)
 
 
 # W5: abort()

@@ -908,10 +908,12 @@ def test_a_reset_of_one_direction_hits_both_sides_though_the_other_is_stalled() 
 
     def handler(sock: socket.socket) -> None:
         with pytest.raises(ConnectionResetError):
-            sock.recv(1)
+            while sock.recv(1) == b"x":
+                pass
 
-    with proxied(handler, to_client=[Stall(never)], to_server=[Reset()]) as (client, server):
+    with proxied(handler, to_client=[Stall(never)], to_server=[Reset(after=1)]) as (client, server):
         with pytest.raises(ConnectionResetError):
+            client.sendall(b"x")
             client.recv(1)
         server.wait()
     assert server.errors == []
@@ -1037,16 +1039,14 @@ def test_what_is_no_step_is_refused_at_once() -> None:
 
 def test_a_step_that_fails_is_told() -> None:
     class Broken:
-        def apply(self, stream: object, link: object) -> Iterator[bytes]:
+        def apply(self, stream: Iterator[bytes], link: object) -> Iterator[bytes]:
+            next(stream)
             raise ZeroDivisionError
 
-    with (
-        serve(echo) as server,
-        ChaosProxy(server.address, to_client=[Broken()]) as proxy,
-        dial(proxy.address) as client,
-        pytest.raises(ConnectionResetError),
-    ):
-        client.recv(1)
+    with serve(echo) as server, ChaosProxy(server.address, to_client=[Broken()]) as proxy:
+        with dial(proxy.address) as client, pytest.raises(ConnectionResetError):
+            client.sendall(b"x")
+            client.recv(1)
     assert [type(e) for e in proxy.errors] == [ZeroDivisionError]
 
 
