@@ -1,9 +1,9 @@
 """Blocking TCP sockets as edge runtimes have them: connect(), streams, TLS and StartTLS.
 
-    >>> with connect("example.com:80") as sock:
-    ...     reader, writer = sock.streams()
-    ...     writer.write(b"GET / HTTP/1.0\\r\\nHost: example.com\\r\\n\\r\\n")
-    ...     status = reader.readline()
+>>> with connect("example.com:80") as sock:
+...     reader, writer = sock.streams()
+...     writer.write(b"GET / HTTP/1.0\\r\\nHost: example.com\\r\\n\\r\\n")
+...     status = reader.readline()
 """
 
 from ._errors import (

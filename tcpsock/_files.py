@@ -226,9 +226,7 @@ def bytes_of(data: Buffer, name: str) -> memoryview:
         view = memoryview(data)
     except TypeError:
         hint = ": .encode() it" if isinstance(data, str) else ""
-        raise TypeError(
-            f"{name} must be bytes-like, not {type(data).__name__}{hint}"
-        ) from None
+        raise TypeError(f"{name} must be bytes-like, not {type(data).__name__}{hint}") from None
     if view.format == "B" and view.ndim == 1 and view.c_contiguous:
         return view
     if not view.c_contiguous:

@@ -128,9 +128,7 @@ class Socket:
     opened: concurrent.futures.Future[SocketInfo]
     closed: concurrent.futures.Future[None]
 
-    def __init__(
-        self, opener: Opener, address: str, hostname: str, options: SocketOptions
-    ) -> None:
+    def __init__(self, opener: Opener, address: str, hostname: str, options: SocketOptions) -> None:
         connection = Connection(
             opener,
             address,
@@ -151,7 +149,7 @@ class Socket:
 
     @property
     def secure_transport(self) -> str:
-        """"off", "on" (after start_tls() too) or "starttls"."""
+        """ "off", "on" (after start_tls() too) or "starttls"."""
         return self._transport
 
     @property

@@ -111,8 +111,7 @@ class ReadableStream(Handle):
             return moved
         if not hasattr(dest, "write") or isinstance(dest, io.TextIOBase):
             raise TypeError(
-                "dest must be a WritableStream or a binary file, not"
-                f" {type(dest).__name__}"
+                f"dest must be a WritableStream or a binary file, not {type(dest).__name__}"
             )
         moved = self._pipe(partial(write_all, dest))
         dest.flush()
@@ -240,9 +239,7 @@ class Reader(Handle):
 
         return self._gather(complete, n, timeout)
 
-    def read_until(
-        self, separator: bytes, *, limit: int = 65536, timeout: Timeout = ...
-    ) -> bytes:
+    def read_until(self, separator: bytes, *, limit: int = 65536, timeout: Timeout = ...) -> bytes:
         """Everything up to a separator, and the separator itself.
 
         Args:

@@ -37,7 +37,6 @@ from .._wire.descriptors import ours
 from .._wire.platform import POLLIN, Waker, poller
 from .._wire.wire import (
     TIMED_OUT,
-    WANT,
     WOKEN,
     TlsWire,
     Wire,
@@ -150,9 +149,7 @@ class Dialling:
             raise
         return secure(sock, self._tls, self._address, info, waker, stop, self._deadline)
 
-    def _resolve(
-        self, waker: Waker, stop: Callable[[], bool]
-    ) -> tuple[Sequence[Candidate], bool]:
+    def _resolve(self, waker: Waker, stop: Callable[[], bool]) -> tuple[Sequence[Candidate], bool]:
         """Whom to dial, in their order, and whether that took a look-up."""
         looked_up = False
         try:
@@ -274,9 +271,7 @@ class Adopted:
 class Upgrading:
     """TLS over the wire of a connection that began without it (rules S3 to S6)."""
 
-    def __init__(
-        self, address: str | None, options: SocketOptions, tls: TlsStart
-    ) -> None:
+    def __init__(self, address: str | None, options: SocketOptions, tls: TlsStart) -> None:
         self._address = address
         self._tls = tls
         self._timeout = options.connect_timeout
@@ -335,7 +330,7 @@ def secure(
                 except ValueError:
                     pass  # of another context: it can't be resumed here (rule O7)
             wire = TlsWire(sock, waker, address, allow_truncation=tls.options.allow_truncation)
-            while wire.handshake() == WANT:
+            while not wire.handshake():
                 found = wire.wait_to_receive(wire.receive_events, deadline)
                 if found & WOKEN:
                     waker.clear()

@@ -18,9 +18,10 @@ The hand-over:
 from __future__ import annotations
 
 import concurrent.futures
+import enum
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from .. import _deadline
 from .._deadline import Deadline
@@ -32,7 +33,7 @@ from .._errors import (
     StreamBusy,
     fresh,
 )
-from .._wire.wire import TIMED_OUT, WANT, WOKEN, Wire
+from .._wire.wire import TIMED_OUT, WOKEN, Wire
 from .lease import Lease
 from .queue import ByteQueue
 from .state import Inbound, Owner, Phase, State
@@ -40,22 +41,18 @@ from .state import Inbound, Owner, Phase, State
 __all__ = ["Receiving"]
 
 CHUNK: Final = 1 << 18  # bytes to receive at once: larger ones gain nothing
-_READ_PAST: Final = 1 << 16  # bytes that a small read takes from the kernel while it is there
+_USUAL: Final = 1 << 16  # bytes to receive at first: a larger buffer costs more than a small answer
 _HANDOVER: Final = 0.05  # seconds that a read with less time left still waits for the thread
 
-_LOOK: Final = -3  # what a wait found, beside the wire's own: look at the state again
-_OVER: Final = -4  # the deadline is over
-_READY: Final = -5  # a receive may succeed
-
-# Buffers to receive into, for whoever receives just now. list.append and list.pop are atomic.
-_buffers: list[memoryview] = []
+_Into = TypeVar("_Into", int, memoryview)
+_Got = TypeVar("_Got", bytes, int)
 
 
-def _borrow() -> memoryview:
-    try:
-        return _buffers.pop()
-    except IndexError:
-        return memoryview(bytearray(CHUNK))
+class _Waited(enum.Enum):
+    """What a read waited for in vain."""
+
+    LOOK = "the state has changed, or the connection has failed"
+    OVER = "the deadline is over"
 
 
 class Receiving:
@@ -93,6 +90,8 @@ class Receiving:
         self.left_at = 0.0
         self.lease = Lease(state, "read")
         self.received = 0
+        self._likely = _USUAL  # how many bytes the next receive may bring; the owner's alone
+        self._last_size = 0
         self.last_at = _deadline.clock()
 
     # -- The stream's lock ----------------------------------------------------------------------
@@ -155,7 +154,6 @@ class Receiving:
         state = self._state
         deadline = None if timeout is None else Deadline(timeout)
         begun = False
-        buffer = None
         try:
             while True:
                 with state.lock:
@@ -170,29 +168,23 @@ class Receiving:
                     owned = self._own(deadline, timeout)
                 if not owned:
                     continue
-                got = self._wait(deadline)
-                while got == _READY:
-                    if buffer is None:
-                        buffer = _borrow()
-                    view = buffer if max_bytes >= CHUNK else buffer[: self._ask_for(max_bytes)]
-                    got = self._receive(view, deadline)
+                wire = state.wire
+                assert wire is not None
+                got = self._receive(wire.recv, self._ask_for(max_bytes), deadline)
                 with state.lock:
                     self._give_up()
-                    if got > 0:
-                        assert buffer is not None
-                        self._count(got)
-                        if state.refusal is None and not self.cancelled:
-                            if got <= max_bytes:
+                    if isinstance(got, bytes):
+                        self._count(len(got))
+                        if not got:
+                            self._note_eof()
+                        elif state.refusal is None and not self.cancelled:
+                            if len(got) <= max_bytes:
                                 self.reading = begun = False
-                                return buffer[:got].tobytes()
-                            self.queue.append(buffer[:got])
-                    elif got == 0:
-                        self._note_eof()
-                if got == _OVER:
+                                return got
+                            self.queue.append(got)
+                if got is _Waited.OVER:
                     raise self._timed_out(timeout)
         finally:
-            if buffer is not None:
-                _buffers.append(buffer)
             if begun:
                 self._end()
 
@@ -215,19 +207,19 @@ class Receiving:
                     owned = self._own(deadline, timeout)
                 if not owned:
                     continue
-                got = self._wait(deadline)
-                while got == _READY:
-                    got = self._receive(view, deadline)
+                wire = state.wire
+                assert wire is not None
+                got = self._receive(wire.recv_into, view, deadline)
                 with state.lock:
                     self._give_up()
-                    if got > 0:
+                    if isinstance(got, int):
                         self._count(got)
-                        if state.refusal is None and not self.cancelled:
+                        if not got:
+                            self._note_eof()
+                        elif state.refusal is None and not self.cancelled:
                             self.reading = begun = False
                             return got
-                    elif got == 0:
-                        self._note_eof()
-                if got == _OVER:
+                if got is _Waited.OVER:
                     raise self._timed_out(timeout)
         finally:
             if begun:
@@ -253,16 +245,13 @@ class Receiving:
         state = self._state
         deadline = None if timeout is None else Deadline(timeout)
         begun = False
-        buffer = None
         try:
             while True:
                 with state.lock:
                     if not begun:
                         self._begin(reader)
                         begun = True
-                    over = self.cancelled or (
-                        self.inbound is Inbound.EOF and state.failure is None
-                    )
+                    over = self.cancelled or (self.inbound is Inbound.EOF and state.failure is None)
                     result = complete(self.queue, over)
                     if result is not None:
                         if over and not result:
@@ -272,26 +261,21 @@ class Receiving:
                     owned = self._own(deadline, timeout)
                 if not owned:
                     continue
-                got = self._wait(deadline)
-                while got == _READY:
-                    if buffer is None:
-                        buffer = _borrow()
-                    room = max(1, max(self.mark, reach) - len(self.queue))
-                    got = self._receive(buffer[:room], deadline)
+                wire = state.wire
+                assert wire is not None
+                room = max(1, max(self.mark, reach) - len(self.queue))
+                got = self._receive(wire.recv, min(room, self._ask_for(CHUNK)), deadline)
                 with state.lock:
                     self._give_up()
-                    if got > 0:
-                        assert buffer is not None
-                        self._count(got)
-                        if state.refusal is None and not self.cancelled:
-                            self.queue.append(buffer[:got])
-                    elif got == 0:
-                        self._note_eof()
-                if got == _OVER:
+                    if isinstance(got, bytes):
+                        self._count(len(got))
+                        if not got:
+                            self._note_eof()
+                        elif state.refusal is None and not self.cancelled:
+                            self.queue.append(got)
+                if got is _Waited.OVER:
                     raise self._timed_out(timeout)
         finally:
-            if buffer is not None:
-                _buffers.append(buffer)
             if begun:
                 self._end()
 
@@ -362,6 +346,7 @@ class Receiving:
 
     def _count(self, got: int) -> None:
         self.received += got
+        self._last_size = got
         self.last_at = self.left_at
 
     def _note_eof(self) -> None:
@@ -398,40 +383,42 @@ class Receiving:
     # -- For the owner, without the lock --------------------------------------------------------
 
     def _ask_for(self, max_bytes: int) -> int:
-        """How many bytes to receive for a read: a small one may as well fill the queue."""
-        if max_bytes >= CHUNK:
-            return CHUNK
-        return max(max_bytes, min(_READ_PAST, self.mark))
+        """How many bytes to receive: what is likely there. A small read may as well fill the queue.
 
-    def _wait(self, deadline: Deadline | None) -> int:
-        """Wait, as the owner, until a receive may succeed.
-
-        Returns: _READY; _LOOK if the state changed; _OVER when the deadline is.
+        The likely size doubles while receives fill it, and is halved when they are small.
         """
-        wire = self._state.wire
-        assert wire is not None
-        if wire.maybe_more:
-            return _READY
-        found = wire.wait_to_receive(wire.receive_events, deadline)
-        if found & WOKEN:
-            self._state.clear_waker()
-            return _LOOK
-        return _OVER if found == TIMED_OUT else _READY
+        if self._last_size == self._likely:
+            self._likely = min(CHUNK, 2 * self._likely)
+        elif self._last_size < self._likely // 4:
+            self._likely = max(_USUAL, self._likely // 2)
+        return min(self._likely, max(max_bytes, self.mark))
 
-    def _receive(self, view: memoryview, deadline: Deadline | None) -> int:
-        """Receive, as the owner; wait again if there was nothing.
+    def _receive(
+        self, receive: Callable[[_Into], _Got | None], into: _Into, deadline: Deadline | None
+    ) -> _Got | _Waited:
+        """Wait for bytes and receive them, as the owner, by one of the wire's calls.
 
-        Returns: how many bytes; 0 at EOF; or what _wait() found. A failure is told by the state.
+        A failure is told by the state.
         """
-        wire = self._state.wire
+        state = self._state
+        wire = state.wire
         assert wire is not None
         try:
-            got = wire.recv_into(view)
+            while True:
+                if not wire.maybe_more:
+                    found = wire.wait_to_receive(wire.receive_events, deadline)
+                    if found & WOKEN:
+                        state.clear_waker()
+                        return _Waited.LOOK
+                    if found == TIMED_OUT:
+                        return _Waited.OVER
+                got = receive(into)
+                if got is not None:
+                    return got
         except SocketError as error:
-            with self._state.lock:
-                self._state.fail(error)
-            return _LOOK
-        return self._wait(deadline) if got == WANT else got
+            with state.lock:
+                state.fail(error)
+            return _Waited.LOOK
 
     def receive_ahead(self, wire: Wire) -> None:
         """One receive of the connection's thread, as the owner; it gives up in the end."""
@@ -439,9 +426,8 @@ class Receiving:
         room = CHUNK
         if self.inbound is Inbound.READING:
             room = min(CHUNK, max(1, self.mark - len(self.queue)))
-        buffer = _borrow()
         try:
-            got = wire.recv_into(buffer[:room])
+            got = wire.recv(min(room, self._ask_for(CHUNK)))
         except SocketError as error:
             with state.lock:
                 self.owner = Owner.NOBODY
@@ -449,18 +435,18 @@ class Receiving:
             return
         with state.lock:
             self.owner = Owner.NOBODY
-            if got > 0:
-                self.received += got
+            if got:
+                self.received += len(got)
+                self._last_size = len(got)
                 self.last_at = time.monotonic()
                 if self.inbound in (Inbound.READING, Inbound.DRAINING):
-                    self.queue.append(buffer[:got])
-            elif got == 0:
+                    self.queue.append(got)
+            elif got is not None:
                 self._note_eof()
             elif state.lost is not None:  # that was all that the kernel had
                 state.fail(state.lost)
             if self.reading:
                 state.callers_turn.notify_all()
-        _buffers.append(buffer)
 
     def note_hangup(self, reset: bool) -> None:
         """The thread's poll has told that the peer hung up. Requires the lock."""
@@ -509,5 +495,3 @@ class Receiving:
             phase="read",
             address=address,
         )
-
-

@@ -22,7 +22,7 @@ from .._errors import (
     bare,
     fresh,
 )
-from .._wire.wire import TIMED_OUT, WANT, WOKEN, Wire
+from .._wire.wire import TIMED_OUT, WOKEN, Wire
 from .lease import Lease
 from .state import Ending, Outbound, Phase, State
 
@@ -104,7 +104,7 @@ class Sending:
             begun = True
             while True:
                 took = wire.send(view[sent:] if sent else view)
-                if took != WANT:
+                if took is not None:
                     sent += took
                     self.sent += took  # only who has the turn writes it
                     if sent == len(view):
