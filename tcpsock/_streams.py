@@ -203,7 +203,8 @@ class Reader(Handle):
         elif max_bytes.__class__ is not int or max_bytes < 1:
             _check_size("max_bytes", max_bytes, least=1)
         seconds = self._timeout if timeout is ... else call_timeout(timeout, None)
-        return self._receiving.read(self._holder, max_bytes, seconds)
+        holder = self if self._file is None else self._holder
+        return self._receiving.read(holder, max_bytes, seconds)
 
     def readinto(self, buffer: Buffer, *, timeout: Timeout = ...) -> int:
         """Fill the start of a writable buffer; returns how many bytes, 0 at EOF alone.
@@ -459,8 +460,12 @@ class Writer(Handle):
             ConnectionLost: the peer is gone, or has closed (rule E1). SocketClosed: closed here.
         """
         seconds = self._timeout if timeout is ... else call_timeout(timeout, None)
-        with bytes_of(data, "data") as view:
-            self._sending.write(self._holder, view, seconds)
+        holder = self if self._file is None else self._holder
+        if data.__class__ is bytes:
+            self._sending.write(holder, data, seconds)
+        else:
+            with bytes_of(data, "data") as view:
+                self._sending.write(holder, view, seconds)
 
     def writelines(self, chunks: Iterable[Buffer], *, timeout: Timeout = ...) -> None:
         """Send several pieces as one write."""

@@ -66,7 +66,7 @@ class Lease:
 
     def check(self, holder: object) -> None:
         """StreamLocked unless this one holds the lock."""
-        if not self.is_held_by(holder):
+        if self._holder is None or self._holder() is not holder:
             raise self._released()
 
     def settle(self, error: SocketError | None) -> None:

@@ -36,13 +36,17 @@ from .._errors import (
 from .._wire.wire import TIMED_OUT, WOKEN, Wire
 from .lease import Lease
 from .queue import ByteQueue
-from .state import Inbound, Owner, Phase, State
+from .state import Ending, Inbound, Owner, Phase, State
 
 __all__ = ["Receiving"]
 
 CHUNK: Final = 1 << 18  # bytes to receive at once: larger ones gain nothing
 _USUAL: Final = 1 << 16  # bytes to receive at first: a larger buffer costs more than a small answer
 _HANDOVER: Final = 0.05  # seconds that a read with less time left still waits for the thread
+
+# Names of their own for what each read asks: before Python 3.12 an enum is slow to give members.
+_OPEN, _NOBODY, _CALLER, _EOF = Phase.OPEN, Owner.NOBODY, Owner.CALLER, Inbound.EOF
+_NOT_ENDING = Ending.NONE
 
 _Into = TypeVar("_Into", int, memoryview)
 _Got = TypeVar("_Got", bytes, int)
@@ -80,7 +84,7 @@ class Receiving:
         self.mark = mark
         self.queue = ByteQueue()
         self.inbound = Inbound.WATCHED
-        self.owner = Owner.NOBODY
+        self.owner = _NOBODY
         self.wanted = 0
         self.reading = False
         self.thread_waits = False
@@ -130,7 +134,7 @@ class Receiving:
             state.count_as_lost()
             if state.refusal is None and state.failure is None and not self.cancelled:
                 self.cancelled = True
-                if self.inbound is not Inbound.EOF:
+                if self.inbound is not _EOF:
                     self.inbound = Inbound.DISCARDED
                 self.lease.settle(None)
                 state.wake_all()
@@ -139,7 +143,7 @@ class Receiving:
     def discard(self) -> None:
         """The same for close(), which also drops what was read ahead. Requires the lock."""
         self.queue.clear()
-        if self.inbound is not Inbound.EOF:
+        if self.inbound is not _EOF:
             self.inbound = Inbound.DISCARDED
 
     def drain(self) -> None:
@@ -251,7 +255,7 @@ class Receiving:
                     if not begun:
                         self._begin(reader)
                         begun = True
-                    over = self.cancelled or (self.inbound is Inbound.EOF and state.failure is None)
+                    over = self.cancelled or (self.inbound is _EOF and state.failure is None)
                     result = complete(self.queue, over)
                     if result is not None:
                         if over and not result:
@@ -290,7 +294,8 @@ class Receiving:
     def _begin(self, reader: object) -> None:
         """Begin a read: the caller holds the stream's lock, and nobody else is reading."""
         state = self._state
-        state.check()
+        if state.refusal is not None or state.ending is not _NOT_ENDING:
+            state.check()
         self.lease.check(reader)
         if self.reading:
             raise StreamBusy(
@@ -309,13 +314,13 @@ class Receiving:
             return True
         if state.failure is not None:
             raise fresh(state.failure) from state.failure
-        return self.inbound is Inbound.EOF
+        return self.inbound is _EOF
 
     def _own(self, deadline: Deadline | None, timeout: float | None) -> bool:
         """Become the owner of the receive side; False if it's worth looking again first."""
         state = self._state
-        if state.phase is Phase.OPEN and self.owner is Owner.NOBODY:
-            self.owner = Owner.CALLER
+        if state.phase is _OPEN and self.owner is _NOBODY:
+            self.owner = _CALLER
             return True
         remaining = None if deadline is None else deadline.remaining()
         if state.phase is Phase.OPENING:
@@ -339,7 +344,7 @@ class Receiving:
 
     def _give_up(self) -> None:
         """Leave the receive side to whoever wants it."""
-        self.owner = Owner.NOBODY
+        self.owner = _NOBODY
         self.left_at = time.monotonic()
         if self.thread_waits:
             self._state.thread_turn.notify()
@@ -354,8 +359,8 @@ class Receiving:
         state = self._state
         if state.lost is not None:
             state.fail(state.lost)
-        elif self.inbound is not Inbound.EOF:
-            self.inbound = Inbound.EOF
+        elif self.inbound is not _EOF:
+            self.inbound = _EOF
             self.hangup_known = False
             state.thread_turn.notify()
 
@@ -368,7 +373,7 @@ class Receiving:
         state = self._state
         with state.lock:
             self.reading = False
-            if self.owner is Owner.CALLER:  # an exception came out of the wait
+            if self.owner is _CALLER:  # an exception came out of the wait
                 self._give_up()
             elif self.thread_waits:  # it stood back, but the queue had all that was wanted
                 state.thread_turn.notify()
@@ -430,11 +435,11 @@ class Receiving:
             got = wire.recv(min(room, self._ask_for(CHUNK)))
         except SocketError as error:
             with state.lock:
-                self.owner = Owner.NOBODY
+                self.owner = _NOBODY
                 state.fail(error)
             return
         with state.lock:
-            self.owner = Owner.NOBODY
+            self.owner = _NOBODY
             if got:
                 self.received += len(got)
                 self._last_size = len(got)
@@ -452,7 +457,7 @@ class Receiving:
         """The thread's poll has told that the peer hung up. Requires the lock."""
         if self.inbound is Inbound.WATCHED:
             self.inbound = Inbound.READING  # find out how (rule R0)
-        elif reset and self.inbound is Inbound.EOF:
+        elif reset and self.inbound is _EOF:
             assert self._state.wire is not None
             self._state.fail(self._state.wire.lost("read"))
         elif reset:

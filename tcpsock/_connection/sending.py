@@ -28,6 +28,9 @@ from .state import Ending, Outbound, Phase, State
 
 __all__ = ["Sending"]
 
+# Names of their own for what each write asks: before Python 3.12 an enum is slow to give members.
+_OPEN, _CLOSING, _NOT_ENDING = Phase.OPEN, Outbound.CLOSING, Ending.NONE
+
 
 class Sending:
     """What a connection sends.
@@ -35,7 +38,7 @@ class Sending:
     Attributes, each guarded by the state's lock:
         outbound: see the enum.
         refusal: what later writes raise, once the write side is closed.
-        turn: who is sending: the write's view, or this object itself for the half-close.
+        turn: who is sending: an object of the write's own; for the half-close this one.
         waiting: how many writes wait for their turn.
         blocked: the write in progress waits for the peer to take more.
         tail: the half-close has begun, and the kernel had no room for all of it.
@@ -78,16 +81,17 @@ class Sending:
 
     # -- Writing --------------------------------------------------------------------------------
 
-    def write(self, writer: object, view: memoryview, timeout: float | None) -> None:
-        """Send all of the view (rules W1, W2, W4).
+    def write(self, writer: object, data: bytes | memoryview, timeout: float | None) -> None:
+        """Send all of it (rules W1, W2, W4).
 
         Args:
             writer: who asks; it must hold the stream's lock.
-            view: of bytes ("B"), one dimension.
+            data: bytes, or a view of single bytes.
             timeout: seconds for the whole call, or None.
         """
         state = self._state
         deadline = None if timeout is None else Deadline(timeout)
+        mine = object()  # whose turn it is
         sent = 0
         begun = False
         try:
@@ -95,22 +99,24 @@ class Sending:
                 self._check(writer)
                 if self.turn is not None:
                     self._wait_for_turn(writer, deadline, timeout)
-                self.turn = view
-                if state.phase is Phase.OPENING:
+                self.turn = mine
+                if state.phase is not _OPEN:
                     self._wait_for_opening(deadline, timeout)
                 wire = state.wire
-            if wire is None or not view:
+            if wire is None or not data:
                 return
             begun = True
+            rest = data
             while True:
-                took = wire.send(view[sent:] if sent else view)
+                took = wire.send(rest)
                 if took is not None:
                     sent += took
                     self.sent += took  # only who has the turn writes it
-                    if sent == len(view):
+                    if sent == len(data):
                         return
+                    rest = memoryview(data)[sent:]
                 elif not self._wait_for_room(wire, deadline):
-                    raise self._timed_out(view, sent, wire, timeout)
+                    raise self._timed_out(sent, wire.in_flight(rest), len(data), timeout)
         except SocketError as error:
             if begun:
                 stored = self._broken(error)
@@ -122,16 +128,17 @@ class Sending:
                     state.fail(state.aborted_error(error), Ending.CUT)
             raise
         finally:
-            self._give_turn_up(view, sent)
+            self._give_turn_up(mine, sent)
 
     def _check(self, writer: object) -> None:
         """Whether this writer may write. Requires the lock."""
         state = self._state
-        state.check()
+        if state.refusal is not None or state.ending is not _NOT_ENDING:
+            state.check()
         self.lease.check(writer)
-        for error in (state.failure, state.lost, self.refusal):
-            if error is not None:
-                raise fresh(error) from error
+        error = state.failure or state.lost or self.refusal
+        if error is not None:
+            raise fresh(error) from error
 
     def _wait_for_turn(
         self, writer: object, deadline: Deadline | None, timeout: float | None
@@ -179,19 +186,19 @@ class Sending:
             if found == TIMED_OUT:
                 return False
 
-    def _give_turn_up(self, view: memoryview, sent: int) -> None:
+    def _give_turn_up(self, mine: object, sent: int) -> None:
         state = self._state
         with state.lock:
-            if self.turn is not view:
+            if self.turn is not mine:
                 return
             self.turn = None
             self.blocked = False
             if sent:
                 self.last_at = time.monotonic()
-            closing = self.outbound is Outbound.CLOSING
+            closing = self.outbound is _CLOSING
             if self.waiting:
                 state.callers_turn.notify_all()
-            if state.ending is not Ending.NONE:
+            if state.ending is not _NOT_ENDING:
                 state.thread_turn.notify()
         if closing:
             self.try_half_close()
@@ -268,13 +275,11 @@ class Sending:
             state.wake_all()
             return error
 
-    def _timed_out(
-        self, view: memoryview, sent: int, wire: Wire, timeout: float | None
-    ) -> WriteTimeout:
-        taken = sent + wire.in_flight(view[sent:])
+    def _timed_out(self, sent: int, in_flight: int, of: int, timeout: float | None) -> WriteTimeout:
+        taken = sent + in_flight
         return WriteTimeout(
             f"{self._state.address}: write timed out after {timeout:g} s: the peer does not read,"
-            f" and the kernel took {taken} of {len(view)} bytes; the connection is reset",
+            f" and the kernel took {taken} of {of} bytes; the connection is reset",
             address=self._state.address,
             bytes_written=taken,
         )

@@ -157,22 +157,22 @@ class Wire:
 
     # -- Sending ------------------------------------------------------------------------------
 
-    def send(self, view: memoryview) -> int | None:
-        """Send from the start of the view.
+    def send(self, data: bytes | memoryview) -> int | None:
+        """Send from the start of it.
 
         Returns: how many bytes the kernel took; None for "not now": wait for `send_events`, and
-            call again with the same view.
+            call again with the same bytes.
         Raises: ConnectionLost, TlsError; each is final for sending.
         """
         try:
-            return self._socket.send(view)
+            return self._socket.send(data)
         except BlockingIOError:
             return None
         except OSError as error:
             raise self.lost("write", error) from bare(error)
 
-    def in_flight(self, view: memoryview) -> int:
-        """How much of a view that send() couldn't take may be with the kernel all the same."""
+    def in_flight(self, data: bytes | memoryview) -> int:
+        """How many of the bytes that send() couldn't take may be with the kernel all the same."""
         return 0
 
     def half_close(self) -> bool:
@@ -347,10 +347,10 @@ class TlsWire(Wire):
             )
         return tls_failure(self.address, "read", error)
 
-    def send(self, view: memoryview) -> int | None:
+    def send(self, data: bytes | memoryview) -> int | None:
         with self._tls_lock:
             try:
-                return self._tls.send(view[:_TLS_SLICE])
+                return self._tls.send(memoryview(data)[:_TLS_SLICE])
             except ssl.SSLWantReadError:
                 self.send_events = POLLIN
                 return None
@@ -362,8 +362,8 @@ class TlsWire(Wire):
                     raise self.lost("write", error) from bare(error)
                 raise tls_failure(self.address, "write", error) from bare(error)
 
-    def in_flight(self, view: memoryview) -> int:
-        return min(len(view), _TLS_SLICE)
+    def in_flight(self, data: bytes | memoryview) -> int:
+        return min(len(data), _TLS_SLICE)
 
     def half_close(self) -> bool:
         with self._tls_lock:

@@ -1083,6 +1083,23 @@ def test_E6_dropping_the_old_socket_of_an_upgrade_harms_nothing() -> None:
         assert caught == []
 
 
+def test_E6_dropping_the_socket_that_took_over_closes_it_though_the_old_one_is_held() -> None:
+    with Listener() as listener, dropping() as caught:
+        old, peer = opened_one(listener, "starttls")
+        new = old.start_tls()
+        peer.start_tls(tls_server())
+        new.opened.result(WAIT)
+        closed = new.closed
+        del new
+        gc.collect()
+        assert peer.read_to_the_end() == (b"", "eof")
+        peer.end()
+        assert closed.result(WAIT) is None
+        assert [warning.category for warning in caught] == [ResourceWarning]
+        caught.clear()
+        assert old.upgraded and old.close() is old.closed
+
+
 def test_E6_T26_a_socket_that_failed_is_collected_though_its_error_is_kept() -> None:
     sockets = living(tcpsock.Socket)
     errors = []

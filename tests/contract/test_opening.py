@@ -583,6 +583,36 @@ with tcpsock.connect(sys.argv[2], close_timeout=0) as sock:
         )
 
 
+@pytest.mark.parametrize("what", ["threads", "descriptors"])
+def test_O3_an_adopted_socket_that_nothing_can_serve_is_closed(what: str) -> None:
+    run_python(
+        f"""
+import gc, os, resource, socket, threading, warnings, tcpsock
+warnings.simplefilter("error")
+ours, theirs = socket.socketpair()
+theirs.settimeout(20)
+taken = []
+if {what!r} == "threads":
+    threading.stack_size(1 << 46)
+else:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    try:
+        while True:
+            taken.append(os.open("/dev/null", os.O_RDONLY))
+    except OSError:
+        pass
+sock = tcpsock.adopt(ours)
+assert type(sock.opened.exception(20)) is tcpsock.ConnectError
+assert sock.closed.exception(20) is sock.opened.exception(20)
+for descriptor in taken:
+    os.close(descriptor)
+assert theirs.recv(1) == b""  # though `sock` is still there
+theirs.close()
+"""
+    )
+
+
 # O4: the error tells the truth
 
 
@@ -1298,6 +1328,33 @@ def test_O8_also_through_a_TLS_handshake() -> None:
             assert opened.result(WAIT).tls_version == "TLSv1.3"
             gc.collect()
             assert gone or sees_reset(peer)  # closed (E6)
+
+
+def test_O8_also_for_what_start_tls_returns() -> None:
+    with Listener() as listener, Names() as names:
+        names["localhost"] = [("127.0.0.1", listener.port)]
+        answer = names.hang("localhost")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)
+            opened = (
+                tcpsock.connect(
+                    "localhost:80", secure_transport="starttls", tls=trusting(), close_timeout=0
+                )
+                .start_tls()
+                .opened
+            )
+            gc.collect()
+            answer.set()
+            peer = listener.accept()
+            gc.collect()
+            gone = False
+            try:
+                peer.start_tls(tls_server())
+            except ConnectionError:
+                gone = True
+            assert opened.result(WAIT).tls_version == "TLSv1.3"
+            gc.collect()
+            assert gone or sees_reset(peer)
 
 
 def test_O8_an_attempt_that_fails_with_nobody_there_is_collected() -> None:

@@ -901,6 +901,41 @@ def test_S5_plaintext_between_ClientHello_and_a_good_handshake() -> None:
 # S6: no byte of the handshake is lost
 
 
+def test_S2_S6_threads_that_go_on_trying_the_old_streams_get_in_nobodys_way() -> None:
+    """Each of their calls is before the upgrade, or is refused: none ever touches TLS."""
+
+    def keep_reading(reader: tcpsock.Reader) -> BaseException:
+        while True:
+            try:
+                assert reader.read(timeout=0) == b"never"
+            except tcpsock.ReadTimeout:
+                pass
+            except tcpsock.SocketError as error:
+                return error
+
+    def keep_writing(writer: tcpsock.Writer) -> BaseException:
+        while True:
+            try:
+                writer.write(b"")
+            except tcpsock.SocketError as error:
+                return error
+
+    for _ in range(20):
+        with connected("starttls") as (old, peer):
+            reader, writer = old.streams()
+            calls = [Call(keep_reading, reader), Call(keep_writing, writer)]
+            new = None
+            while new is None:
+                with contextlib.suppress(StreamBusy):
+                    new = old.start_tls()
+            with new:
+                peer.start_tls(tls_server())
+                assert talks(new, peer)
+                for call in calls:
+                    assert type(call.result()) is SocketUpgraded
+                peer.end()
+
+
 def test_S6_the_reader_thread_is_off_before_ClientHello_goes_out() -> None:
     """It reads ahead, and the server answers at once, again and again."""
 

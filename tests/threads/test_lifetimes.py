@@ -462,6 +462,7 @@ def in_child_that_drops():
         while socks:
             socks.pop()
         gc.collect()
+    assert caught == [], caught  # nothing was closed
 
 for what in (in_child, in_child_that_exits, in_child_that_drops):
     forked(what)
