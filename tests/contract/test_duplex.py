@@ -468,6 +468,7 @@ def test_E4_close_drops_what_was_received(pair) -> None:
     peer.send(b"received, not read")
     until(lambda: sock.stats.bytes_buffered == 18, "read ahead")
     sock.close()
+    assert sock.stats.bytes_buffered == 0
     for call in (reader.read, reader.peek, reader.read_all):
         with pytest.raises(tcpsock.SocketClosed):
             call()

@@ -110,6 +110,24 @@ def test_R1_read_ahead_stops_at_the_mark_and_goes_on_when_there_is_room(
 
 
 @pytest.mark.parametrize("mark", [1, 1000, 100_003])
+def test_R1_read_ahead_goes_on_while_nobody_reads_when_there_is_room_again(
+    pair, background, mark
+) -> None:
+    sock, peer = pair(high_water_mark=mark)
+    reader = sock.readable.get_reader()
+    sending = background(peer.send, pattern(10 * mark + 50_000))
+    at = 0
+    for _ in range(3):
+        until_all_arrived(sock, mark)
+        assert reader.read_exactly(mark, timeout=0) == pattern(mark, at)
+        at += mark
+    until_all_arrived(sock, mark)
+    rest = 10 * mark + 50_000 - at
+    assert reader.read_exactly(rest, timeout=WAIT) == pattern(rest, at)
+    sending.result()
+
+
+@pytest.mark.parametrize("mark", [1, 1000, 100_003])
 def test_R1_what_is_read_ahead_reaches_the_mark(pair, mark) -> None:
     """A mark is used in full, down to one byte, also where TLS decrypts more than it has room."""
     sock, peer = pair(high_water_mark=mark)
@@ -1260,6 +1278,29 @@ def test_R9_a_reset_that_a_write_saw_first_never_looks_like_EOF(pair, background
         with pytest.raises(tcpsock.ConnectionLost):
             reader.read(timeout=WAIT)
         assert isinstance(sock.closed.exception(WAIT), tcpsock.ConnectionLost)
+
+
+def test_R9_a_reset_that_a_write_saw_first_takes_in_what_the_kernel_holds_too(
+    pair, background
+) -> None:
+    """The queue is full, nobody reads, a write meets the reset: closed, and every byte is there."""
+    for round in range(10):
+        sock, peer = pair(high_water_mark=1000)
+        reader, writer = sock.streams()
+        peer.send(pattern(60_000, round))
+        until_all_arrived(sock, 1000)
+
+        def write_on(writer: Any = writer) -> None:
+            while True:
+                writer.write(b"x" * 10, timeout=WAIT)
+
+        writing = background(write_on)
+        peer.reset()
+        assert isinstance(writing.error(), tcpsock.ConnectionLost)
+        assert isinstance(sock.closed.exception(WAIT), tcpsock.ConnectionLost)
+        assert reader.read_exactly(60_000, timeout=0) == pattern(60_000, round)
+        with pytest.raises(tcpsock.ConnectionLost):
+            reader.read(timeout=0)
 
 
 def test_R9_a_reset_seen_by_a_write_alone_is_what_a_later_read_tells(pair) -> None:

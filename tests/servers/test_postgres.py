@@ -18,7 +18,9 @@ def only(version: ssl.TLSVersion, ca_data: str) -> TlsOptions:
     return TlsOptions(ssl_context=context)
 
 
-@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=str)
+@pytest.mark.parametrize(
+    "version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=["tls12", "tls13"]
+)
 def test_S3_query_over_starttls(postgres_server: Server, version: ssl.TLSVersion) -> None:
     """The server takes the channel binding, and says itself which TLS it speaks with us."""
     tls = only(version, postgres_server.ca_data)
