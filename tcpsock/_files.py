@@ -29,19 +29,23 @@ _Result = TypeVar("_Result")
 
 
 class _DroppableFile:
-    """A file that is closed when it is dropped, as files are, but never at any price.
+    """A file that is closed when it is dropped, as files are, so a writer's is flushed.
 
-    A finalizer may run in the middle of the connection's own steps, in the very thread that holds
-    its lock: closing would then wait for itself.
+    Not at interpreter exit, where that might wait for ever; and not where the finalizer has
+    interrupted the connection's own steps in the very thread that holds its lock, where closing
+    would wait for itself.
     """
 
     closed: bool
     raw: Any
 
     def __del__(self) -> None:
-        if self.closed:
+        try:
+            lock = self.raw.connection.state.lock
+        except ValueError:  # detached from what it was a buffer of
             return
-        lock = self.raw.connection.state.lock
+        if self.closed or sys.is_finalizing():
+            return
         if lock.acquire(timeout=0.1):
             lock.release()
             with contextlib.suppress(OSError):
@@ -50,7 +54,15 @@ class _DroppableFile:
             warnings.warn("a file of a tcpsock stream was dropped unclosed", ResourceWarning, 2)
 
 
-class RawReader(io.RawIOBase):
+class _Raw(io.RawIOBase):
+    """What stands below a buffer. Its buffer closes it; its own finalizer, which may come first,
+    must not."""
+
+    def __del__(self) -> None:
+        pass
+
+
+class RawReader(_Raw):
     """What stands below a reader's buffered file.
 
     Args:
@@ -155,7 +167,9 @@ class _TimedReadFile(_ReadFile):
 
     def read(self, size: int | None = -1, /) -> bytes:
         if size is not None and 0 <= size <= self.raw.given - self.tell():
-            return super().read(size)
+            chunk = super().read(size)
+            self.raw.known_at = self.tell()
+            return chunk
         return self._logged(lambda: super(_TimedReadFile, self).read(size))
 
     def read1(self, size: int = -1, /) -> bytes:
@@ -163,6 +177,9 @@ class _TimedReadFile(_ReadFile):
 
     def readinto(self, buffer: Buffer, /) -> int:
         return self._logged(lambda: super(_TimedReadFile, self).readinto(buffer))
+
+    def readinto1(self, buffer: Buffer, /) -> int:
+        return self._logged(lambda: super(_TimedReadFile, self).readinto1(buffer))
 
     def _logged(self, operation: Callable[[], _Result]) -> _Result:
         raw = self.raw
@@ -181,7 +198,7 @@ def read_file(raw: RawReader, buffering: int) -> io.BufferedReader:
     return _ReadFile(raw, buffering) if raw.timeout is None else _TimedReadFile(raw, buffering)
 
 
-class RawWriter(io.RawIOBase):
+class RawWriter(_Raw):
     """What stands below a writer's buffered file; arguments as RawReader's."""
 
     def __init__(

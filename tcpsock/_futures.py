@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -18,18 +19,18 @@ T = TypeVar("T")
 class _Shielded(concurrent.futures.Future[T]):
     """A Future whose callbacks cannot stop the thread that settles it (rule O2).
 
-    The base class lets BaseException out of a callback: into our thread, and past the callbacks
-    that come after it.
+    The base class lets BaseException out of a callback, and whatever a logging handler raises: into
+    our thread, and past the callbacks that come after it.
     """
 
     def add_done_callback(self, fn: Callable[[concurrent.futures.Future[T]], object]) -> None:
         def shielded(future: concurrent.futures.Future[T]) -> None:
             try:
                 fn(future)
-            except Exception:
-                raise  # logged by concurrent.futures, as for any Future
             except BaseException as error:
-                raise RuntimeError(f"a done-callback raised {error!r}") from error
+                if isinstance(error, KeyboardInterrupt) and _in_main_thread():
+                    raise  # the user's Ctrl-C, and a thread of the user's
+                _log_failed_callback(future)
 
         super().add_done_callback(shielded)
 
@@ -39,6 +40,20 @@ class _Shielded(concurrent.futures.Future[T]):
         if isinstance(error, SocketError):
             raise fresh(error) from error
         return super().result(timeout)
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
+
+
+def _log_failed_callback(future: concurrent.futures.Future[Any]) -> None:
+    """As concurrent.futures does it, and under its name."""
+    try:
+        logging.getLogger("concurrent.futures").exception(
+            "exception calling callback for %r", future
+        )
+    except BaseException:
+        pass  # a handler's own trouble, which it must not make ours
 
 
 def born_running() -> concurrent.futures.Future[Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import socket
 import ssl
+import sys
 from types import EllipsisType, TracebackType
 
 from ._connection import handover
@@ -149,7 +150,7 @@ class Socket:
 
     @property
     def secure_transport(self) -> str:
-        """ "off", "on" (after start_tls() too) or "starttls"."""
+        """How it is protected: "off", "on" (after start_tls() too) or "starttls"."""
         return self._transport
 
     @property
@@ -279,7 +280,8 @@ class Socket:
         while connection.successor is not None:  # the block's socket may have been upgraded in it
             connection = connection.successor
         connection.close()
-        concurrent.futures.wait([connection.state.closed])
+        if not sys.is_finalizing():  # then no thread is left that could close it
+            concurrent.futures.wait([connection.state.closed])
 
     def __repr__(self) -> str:
         return f"<Socket {self._address} {self._describe()}>"

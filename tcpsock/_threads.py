@@ -8,6 +8,7 @@ are daemons: what they hold open must never keep the interpreter from ending (ru
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections.abc import Callable
 
@@ -63,6 +64,8 @@ def start(run: Callable[[], None], name: str) -> None:
     Raises:
         RuntimeError: no thread can be started (the interpreter is ending, or a limit is reached).
     """
+    if sys.is_finalizing():  # an idle thread would never wake up again, a new one never start
+        raise RuntimeError("the interpreter is ending")
     try:
         worker = _idle.pop()
     except IndexError:

@@ -37,7 +37,7 @@ def check_usable(connection: Connection, phase: ErrorPhase) -> None:
 def check_idle(connection: Connection, phase: ErrorPhase, what: str) -> None:
     """StreamBusy while somebody reads or writes. Requires the lock."""
     receiving, sending = connection.receiving, connection.sending
-    if receiving.reading or sending.turn is not None or sending.waiting:
+    if receiving.reading is not None or sending.turn is not None or sending.waiting:
         raise StreamBusy(
             f"{connection.state.address}: a read or write is in progress in another thread; {what}"
             " when it is done",
@@ -84,15 +84,14 @@ def upgrade(connection: Connection, successor: Connection, check: Callable[[], N
 def detach(connection: Connection, timeout: float | None) -> socket.socket:
     """Hand out the bare socket, in blocking mode; this connection is then done.
 
-    Raises: as check_usable() and check_idle(); StreamBusy for bytes that were read ahead;
-        ReadTimeout.
+    Raises: what the connection is refused with, or failed with; StreamBusy for a read or write in
+        progress, a half-close that waits for room, or bytes that were read ahead; ReadTimeout.
     """
     state = connection.state
     deadline = Deadline(timeout)
     with state.lock:
         while state.phase is Phase.OPENING:
-            check_usable(connection, "close")
-            check_idle(connection, "close", "detach()")
+            _check_detachable(connection)
             if not state.callers_turn.wait(deadline.remaining()):
                 raise _detach_timed_out(connection, timeout)
         try:

@@ -47,6 +47,7 @@ class Lease:
                 phase=self._phase,
                 address=self._state.address,
             )
+        self.settle(self._released())  # that of a holder who was dropped
         self._holder = weakref.ref(holder)
         self.closed = closed
 

@@ -28,7 +28,7 @@ from .._errors import (
 from .._futures import settle, settle_in_forked_child
 from .._info import SocketStats
 from .._wire.platform import POLLERR, POLLIN, POLLOUT, POLLRDHUP, Waker, at_fork
-from .._wire.wire import HANGUP, WOKEN, Wire
+from .._wire.wire import HANGUP, WOKEN, Wire, end_socket
 from .opening import Opener, Stopped, Upgrading
 from .receiving import Receiving
 from .sending import Sending
@@ -68,6 +68,7 @@ class Connection:
         self.predecessor: Connection | None = None  # until it has handed its wire to this one
         self.successor: Connection | None = None  # what start_tls() made
         self.detached: socket.socket | None = None  # on its way to detach()
+        self._warned = False
         self._made_at = time.monotonic()
         with _known_lock:
             _known.add(self)
@@ -88,9 +89,9 @@ class Connection:
 
     def close(self) -> None:
         """Flush, FIN, drain, by the close timeout (rule E4). Returns at once; never raises."""
-        if self.successor is not None or self.state.ending is Ending.DETACHED:
-            return
         with self.state.lock:
+            if not self._is_ours_to_end():
+                return
             self._close()
         self._wake_predecessor()
         self.sending.try_half_close()
@@ -107,21 +108,33 @@ class Connection:
 
     def abort(self, reason: object = None) -> None:
         """End at once, with a reset; after close(), end the wait (rule W5)."""
-        if self.successor is not None or self.state.ending is Ending.DETACHED:
-            return
         state = self.state
         with state.lock:
+            if not self._is_ours_to_end():
+                return
             state.count_as_lost()
             if state.ending is Ending.NONE and state.failure is None:
                 aborted = state.aborted_error(reason)
-                bare(aborted)
                 if state.phase is not Phase.ENDED:
-                    state.outcome = aborted
+                    state.outcome = bare(aborted)
                 self.refuse(aborted)
             self.receiving.discard()
             state.cut()
         self._wake_predecessor()
         state.settlements.run()
+
+    def _is_ours_to_end(self) -> bool:
+        """False once the wire is somebody else's. A detach() that waits is taken back.
+
+        Requires the lock.
+        """
+        state = self.state
+        if self.successor is not None or (state.ending is Ending.DETACHED and state.leaving):
+            return False
+        if state.ending is Ending.DETACHED:
+            state.ending = Ending.NONE
+            state.callers_turn.notify_all()
+        return True
 
     def _wake_predecessor(self) -> None:
         """End its opening: what it opens was to be this connection's wire."""
@@ -156,9 +169,11 @@ class Connection:
         self.receiving.cancel()
 
     def drop(self) -> None:
-        """The last public object is gone (rule E6). Called by a finalizer, so it takes no lock:
-        the thread that it interrupts may hold it. Whoever holds it now is, or will wake, the
-        connection's thread, which looks at `dropped` before each wait.
+        """The last public object is gone (rule E6). For finalizers: it never waits for the lock,
+        which the very thread that it interrupts may hold.
+
+        Nothing is missed by that. Whoever calls a method has a public object, so only the
+        connection's thread can hold the lock now, and it looks at `dropped` before each wait.
         """
         state = self.state
         if state.phase is Phase.ENDED or state.ending is not Ending.NONE:
@@ -173,8 +188,10 @@ class Connection:
             self._warn_unclosed()
 
     def _warn_unclosed(self) -> None:
-        what = f"unclosed tcpsock.Socket {self.state.address}"
-        warnings.warn(what, ResourceWarning, stacklevel=3, source=self)
+        if not self._warned:
+            self._warned = True
+            what = f"unclosed tcpsock.Socket {self.state.address}"
+            warnings.warn(what, ResourceWarning, stacklevel=3, source=self)
 
     def _write_blocked(self) -> None:
         """A write waits for the peer: read meanwhile. Requires the lock."""
@@ -235,27 +252,30 @@ class Connection:
     def _open(self) -> bool:
         """Come to a wire. False if there is nothing to serve."""
         state = self.state
-        opener, self._opener = self._opener, None
+        opener = self._opener
         assert opener is not None
         try:
             with state.lock:
                 state.waker = waker = state.waker or Waker()
                 if self._is_over():  # said before there was a waker to say it with
                     waker.set()
+            self._opener = None
             wire, info = opener.open(waker, self._is_over)
-        except Stopped:
+        except Stopped as stopped:
+            for sock in stopped.args:
+                end_socket(sock, reset=self._latest().state.ending is Ending.CUT)
             return False
         except SocketError as error:
             self._fail_opening(error)
             return False
         except OSError as error:
-            self._fail_opening(
-                ConnectError(
-                    f"{state.address}: no descriptor to connect with: {error}",
-                    address=state.address,
-                    errno=error.errno,
-                )
+            failure = ConnectError(
+                f"{state.address}: no descriptor to connect with: {error}",
+                address=state.address,
+                errno=error.errno,
             )
+            failure.__cause__ = error
+            self._fail_opening(failure)
             return False
         with state.lock:
             state.wire, state.info = wire, info
@@ -272,18 +292,22 @@ class Connection:
 
     def _is_over(self) -> bool:
         """Whether the opening is of no use any more; after start_tls() its successor says so."""
+        return self._latest().state.ending in (Ending.CLOSING, Ending.CUT)
+
+    def _latest(self) -> Connection:
+        """This connection, or what start_tls() has made of it."""
         connection = self
         while connection.successor is not None:
             connection = connection.successor
-        return connection.state.ending in (Ending.CLOSING, Ending.CUT)
+        return connection
 
     def _fail_opening(self, error: SocketError) -> None:
         """It, and whatever start_tls() was to make of it, fails with this (rules O3, S4)."""
-        bare(error)
         state = self.state
         with state.lock:
             if state.ending is Ending.UPGRADED:
-                state.ending, state.failure, state.outcome = Ending.FAILED, error, error
+                state.failure = state.outcome = bare(error)
+                state.ending = Ending.FAILED
                 state.wake_all()
             else:
                 state.fail(error)
@@ -325,7 +349,7 @@ class Connection:
                 with state.lock:
                     receiving.owner = Owner.NOBODY
                     if found & HANGUP:
-                        receiving.note_hangup(reset)
+                        receiving.note_hangup(found, reset)
 
     def _decide(self) -> bool:
         """Move on to the next state, where it is time to. True: there is nothing left to serve.
@@ -361,7 +385,7 @@ class Connection:
         Requires the lock.
         """
         state, receiving = self.state, self.receiving
-        if receiving.owner is Owner.CALLER or receiving.wanted:
+        if receiving.owner is Owner.CALLER or (receiving.wanted and not state.thread_needed):
             receiving.thread_waits = True
             if receiving.wanted:
                 state.callers_turn.notify_all()
@@ -371,9 +395,8 @@ class Connection:
         if (
             receiving.inbound is Inbound.READING
             and state.ending is Ending.NONE
-            and state.lost is None
             and not self.sending.blocked
-            and not self.sending.tail
+            and not state.thread_needed
         ):
             grace = receiving.left_at + GRACE - time.monotonic()
             if grace > 0:
@@ -389,22 +412,25 @@ class Connection:
         )
         if receiving.inbound is Inbound.EOF:
             events = 0 if receiving.hangup_known else POLLERR  # a reset may still come
-        elif receiving.stalled:
-            events = 0 if receiving.hangup_known else POLLRDHUP or POLLERR
-        elif receiving.inbound is Inbound.WATCHED:
+        elif receiving.stalled and receiving.peer_done:
+            events = 0 if receiving.hangup_known else POLLERR
+        elif receiving.stalled or receiving.inbound is Inbound.WATCHED:
             events = POLLRDHUP or POLLERR
         else:
             events = wire.receive_events
-        return events | POLLOUT if self.sending.tail else events
+        return events | POLLOUT if self.state.tail else events
 
     def _end(self) -> Connection | None:
         """Give the wire back, or on, and settle every future. Returns the one to go on with."""
         state, receiving, sending = self.state, self.receiving, self.sending
+        if self._opener is not None:
+            self._opener.give_up()
+            self._opener = None
         with state.lock:
             state.leaving = True
             receiving.thread_waits = True
             while receiving.owner is Owner.CALLER or sending.turn is not None:
-                state.thread_turn.wait()  # they have been woken and are on their way out
+                state.thread_turn.wait()  # they have been woken, and leave in any case
             wire, waker, successor = state.wire, state.waker, self.successor
             handed_on = wire is not None and state.ending is Ending.UPGRADED
             if wire is not None:
@@ -424,7 +450,7 @@ class Connection:
             if waker is not None and not handed_on:
                 waker.close()
             over = state.failure or state.refusal
-            if successor is not None and not isinstance(state.failure, SocketError):
+            if successor is not None and state.failure is None:
                 over = successor.state.refusal  # that one was closed while this was opening
             if state.failure is not None:
                 receiving.lease.settle(state.failure)
@@ -465,7 +491,7 @@ class Connection:
             address=state.address,
         )
         state.refusal, state.failure, state.phase = error, None, Phase.ENDED
-        self.receiving.reading = False
+        self.receiving.reading = None
         self.receiving.owner = Owner.NOBODY
         self.receiving.queue.clear()
         self.sending.turn = None

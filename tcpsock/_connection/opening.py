@@ -69,9 +69,13 @@ class Opener(Protocol):
             stop: whether nobody wants the connection any more.
 
         Raises:
-            Stopped: `stop` said so.
+            Stopped: `stop` said so. Its one argument, if any, is a socket that is connected and now
+                the caller's to close, or to reset.
             SocketError: what `opened` fails with.
         """
+
+    def give_up(self) -> None:
+        """Close what it holds: open() will not be called."""
 
 
 class Vetting(Protocol):
@@ -148,6 +152,9 @@ class Dialling:
             sock.close()
             raise
         return secure(sock, self._tls, self._address, info, waker, stop, self._deadline)
+
+    def give_up(self) -> None:
+        """Nothing is held before open()."""
 
     def _resolve(self, waker: Waker, stop: Callable[[], bool]) -> tuple[Sequence[Candidate], bool]:
         """Whom to dial, in their order, and whether that took a look-up."""
@@ -258,6 +265,8 @@ class Adopted:
 
     def open(self, waker: Waker, stop: Callable[[], bool]) -> tuple[Wire, SocketInfo]:
         sock = self._socket
+        if stop():
+            raise Stopped(sock)
         info = SocketInfo(
             hostname=self._hostname,
             remote_address=_ip_port(sock.getpeername),
@@ -266,6 +275,9 @@ class Adopted:
         if self._tls is None:
             return Wire(sock, waker, self._address), info
         return secure(sock, self._tls, self._address, info, waker, stop, self._deadline)
+
+    def give_up(self) -> None:
+        self._socket.close()
 
 
 class Upgrading:
@@ -289,14 +301,17 @@ class Upgrading:
         self._wire = None
         waker.clear()
         if stop():
-            wire.close()
-            raise Stopped
+            raise Stopped(wire.release())
         if self._plaintext_read or wire.plaintext_waiting():
             wire.reset()
             raise plaintext_injected(self._address)
         return secure(
             wire.release(), self._tls, self._address, info, waker, stop, Deadline(self._timeout)
         )
+
+    def give_up(self) -> None:
+        if self._wire is not None:
+            self._wire.close()
 
 
 def secure(
@@ -310,7 +325,7 @@ def secure(
 ) -> tuple[TlsWire, SocketInfo]:
     """Make TLS of a connected, non-blocking socket: handshake done, certificate verified (O6).
 
-    It closes the socket when it raises.
+    It closes the socket when it raises anything but Stopped.
     """
     started = time.monotonic()
     try:
@@ -335,7 +350,7 @@ def secure(
                 if found & WOKEN:
                     waker.clear()
                     if stop():
-                        raise Stopped
+                        raise Stopped(sock)
                 if found == TIMED_OUT:
                     raise ConnectTimeout(
                         f"{address}: the TLS handshake was not done in {deadline.seconds:g} s"
@@ -350,6 +365,8 @@ def secure(
             raise _handshake_failure(address, tls.server_name, error) from bare(error)
         assert isinstance(sock, ssl.SSLSocket)
         return wire, _with_tls(info, sock, time.monotonic() - started)
+    except Stopped:
+        raise
     except BaseException:
         sock.close()
         raise

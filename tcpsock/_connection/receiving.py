@@ -12,7 +12,9 @@ The hand-over:
   No grace is given where somebody needs the thread now (`Connection._stand_back`).
 - Nothing is lost or reordered, because only the owner receives, and it puts what it received into
   the queue, or gives it to its caller, in the same critical section in which it gives up.
-- Only the owner, or who is about to become it, clears the waker.
+- Only the owner clears the waker.
+- While a send has failed, or the half-close waits for room (`State.thread_needed`), the thread
+  alone receives: it has more to do in its poll than a caller would.
 """
 
 from __future__ import annotations
@@ -31,8 +33,10 @@ from .._errors import (
     ReadTimeout,
     SocketError,
     StreamBusy,
+    TlsTruncated,
     fresh,
 )
+from .._wire.platform import POLLERR, POLLHUP
 from .._wire.wire import TIMED_OUT, WOKEN, Wire
 from .lease import Lease
 from .queue import ByteQueue
@@ -52,6 +56,21 @@ _Into = TypeVar("_Into", int, memoryview)
 _Got = TypeVar("_Got", bytes, int)
 
 
+class _Call:
+    """A read in progress: a token, and what it has received and not yet passed on.
+
+    An exception may come out of any line (a signal handler's, a greenlet's); the last step of the
+    read then finds here what must go back to the front (rule R4).
+    """
+
+    __slots__ = ("got",)
+
+    got: object
+
+    def __init__(self) -> None:
+        self.got = None
+
+
 class _Waited(enum.Enum):
     """What a read waited for in vain."""
 
@@ -68,11 +87,11 @@ class Receiving:
         mark: `high_water_mark`: how many bytes may be read ahead.
         owner: who may receive.
         wanted: how many callers wait for the thread to give up.
-        reading: a read is in progress.
+        reading: the read in progress.
         thread_waits: the thread waits for the caller that owns the receive side.
         stalled: the thread waits for room in the queue.
-        hangup_known: the peer's FIN is behind what the queue has no room for, or all is over: a
-            poll for hang-ups would end at once, again and again.
+        peer_done: the peer's FIN is behind what the queue has no room for.
+        hangup_known: both sides have hung up: a poll would end at once, again and again.
         cancelled: the inbound data was given up by cancel(): reads give EOF.
         left_at: when a caller last gave up the receive side, as time.monotonic() counts.
         lease: the stream's lock.
@@ -86,9 +105,10 @@ class Receiving:
         self.inbound = Inbound.WATCHED
         self.owner = _NOBODY
         self.wanted = 0
-        self.reading = False
+        self.reading: _Call | None = None
         self.thread_waits = False
         self.stalled = False
+        self.peer_done = False
         self.hangup_known = False
         self.cancelled = False
         self.left_at = 0.0
@@ -115,7 +135,7 @@ class Receiving:
     def release(self, holder: object) -> None:
         """Give the stream's lock back; StreamBusy while a read is in progress."""
         with self._state.lock:
-            self.lease.give_back(holder, busy=self.reading)
+            self.lease.give_back(holder, busy=self.reading is not None)
         self._state.settlements.run()
 
     def begin_reading(self) -> None:
@@ -157,13 +177,12 @@ class Receiving:
         """What is there, at least one byte, at most max_bytes; b"" at EOF (rule R2)."""
         state = self._state
         deadline = None if timeout is None else Deadline(timeout)
-        begun = False
+        call = _Call()
         try:
             while True:
                 with state.lock:
-                    if not begun:
-                        self._begin(reader)
-                        begun = True
+                    if self.reading is not call:
+                        self._begin(reader, call)
                     if self.queue.content:
                         return self.queue.take(max_bytes)
                     if self._at_end():
@@ -174,35 +193,33 @@ class Receiving:
                     continue
                 wire = state.wire
                 assert wire is not None
-                got = self._receive(wire.recv, self._ask_for(max_bytes), deadline)
+                call.got = got = self._receive(wire.recv, self._ask_for(max_bytes), deadline)
                 with state.lock:
                     self._give_up()
-                    if isinstance(got, bytes):
-                        self._count(len(got))
-                        if not got:
-                            self._note_eof()
-                        elif state.refusal is None and not self.cancelled:
-                            if len(got) <= max_bytes:
-                                self.reading = begun = False
-                                return got
-                            self.queue.append(got)
+                    if isinstance(got, bytes) and got and self._count(len(got)):
+                        call.got = None
+                        if len(got) <= max_bytes:
+                            self.reading = None
+                            return got
+                        self.queue.append(got)
+                    elif got == b"":
+                        self._note_eof()
                 if got is _Waited.OVER:
                     raise self._timed_out(timeout)
         finally:
-            if begun:
-                self._end()
+            if self.reading is call:
+                self._finish_surely(call)
 
     def readinto(self, reader: object, view: memoryview, timeout: float | None) -> int:
         """Fill the start of the caller's own buffer; 0 at EOF (rule R2)."""
         state = self._state
         deadline = None if timeout is None else Deadline(timeout)
-        begun = False
+        call = _Call()
         try:
             while True:
                 with state.lock:
-                    if not begun:
-                        self._begin(reader)
-                        begun = True
+                    if self.reading is not call:
+                        self._begin(reader, call)
                     if self.queue.content:
                         return self.queue.take_into(view)
                     if self._at_end():
@@ -214,20 +231,20 @@ class Receiving:
                 wire = state.wire
                 assert wire is not None
                 got = self._receive(wire.recv_into, view, deadline)
+                if isinstance(got, int) and got:
+                    call.got = view[:got]
                 with state.lock:
                     self._give_up()
-                    if isinstance(got, int):
-                        self._count(got)
-                        if not got:
-                            self._note_eof()
-                        elif state.refusal is None and not self.cancelled:
-                            self.reading = begun = False
-                            return got
+                    if isinstance(got, int) and got and self._count(got):
+                        call.got = self.reading = None
+                        return got
+                    if got == 0:
+                        self._note_eof()
                 if got is _Waited.OVER:
                     raise self._timed_out(timeout)
         finally:
-            if begun:
-                self._end()
+            if self.reading is call:
+                self._finish_surely(call)
 
     def gather(
         self,
@@ -248,13 +265,14 @@ class Receiving:
         """
         state = self._state
         deadline = None if timeout is None else Deadline(timeout)
-        begun = False
+        call = _Call()
         try:
             while True:
                 with state.lock:
-                    if not begun:
-                        self._begin(reader)
-                        begun = True
+                    if self.reading is not call:
+                        self._begin(reader, call)
+                    if state.refusal is not None:  # the queue was dropped: that is no EOF
+                        raise fresh(state.refusal) from state.refusal
                     over = self.cancelled or (self.inbound is _EOF and state.failure is None)
                     result = complete(self.queue, over)
                     if result is not None:
@@ -268,20 +286,20 @@ class Receiving:
                 wire = state.wire
                 assert wire is not None
                 room = max(1, max(self.mark, reach) - len(self.queue))
-                got = self._receive(wire.recv, min(room, self._ask_for(CHUNK)), deadline)
+                size = min(room, self._ask_for(CHUNK))
+                call.got = got = self._receive(wire.recv, size, deadline)
                 with state.lock:
                     self._give_up()
-                    if isinstance(got, bytes):
-                        self._count(len(got))
-                        if not got:
-                            self._note_eof()
-                        elif state.refusal is None and not self.cancelled:
-                            self.queue.append(got)
+                    if isinstance(got, bytes) and got and self._count(len(got)):
+                        call.got = None
+                        self.queue.append(got)
+                    elif got == b"":
+                        self._note_eof()
                 if got is _Waited.OVER:
                     raise self._timed_out(timeout)
         finally:
-            if begun:
-                self._end()
+            if self.reading is call:
+                self._finish_surely(call)
 
     def put_back(self, unread: bytes) -> None:
         """Return what was read and not used; the next read gives it first (rule R3)."""
@@ -291,19 +309,19 @@ class Receiving:
 
     # -- Steps of a read call. Each requires the lock unless it says otherwise. -----------------
 
-    def _begin(self, reader: object) -> None:
+    def _begin(self, reader: object, call: _Call) -> None:
         """Begin a read: the caller holds the stream's lock, and nobody else is reading."""
         state = self._state
         if state.refusal is not None or state.ending is not _NOT_ENDING:
             state.check()
         self.lease.check(reader)
-        if self.reading:
+        if self.reading is not None:
             raise StreamBusy(
                 f"{state.address}: another thread is blocked in a read on this stream",
                 phase="read",
                 address=state.address,
             )
-        self.reading = True
+        self.reading = call
 
     def _at_end(self) -> bool:
         """Whether reads give EOF now that the queue is empty; raises if they give an error."""
@@ -319,7 +337,7 @@ class Receiving:
     def _own(self, deadline: Deadline | None, timeout: float | None) -> bool:
         """Become the owner of the receive side; False if it's worth looking again first."""
         state = self._state
-        if state.phase is _OPEN and self.owner is _NOBODY:
+        if state.phase is _OPEN and self.owner is _NOBODY and not state.thread_needed:
             self.owner = _CALLER
             return True
         remaining = None if deadline is None else deadline.remaining()
@@ -349,10 +367,12 @@ class Receiving:
         if self.thread_waits:
             self._state.thread_turn.notify()
 
-    def _count(self, got: int) -> None:
+    def _count(self, got: int) -> bool:
+        """Note that bytes were received; False if nobody is to have them any more."""
         self.received += got
         self._last_size = got
         self.last_at = self.left_at
+        return self._state.refusal is None and not self.cancelled
 
     def _note_eof(self) -> None:
         """The peer has ended; but after a failed send that is no clean end (rule R9)."""
@@ -368,17 +388,29 @@ class Receiving:
         """Whoever reads now knows that there is no more (rule R10). Requires the lock."""
         self.lease.settle(None)
 
-    def _end(self) -> None:
-        """The last step of a read, also when an exception ends it. Takes the lock."""
+    def _finish_surely(self, call: _Call) -> None:
+        """The last step of a read, also when a signal handler raises in the middle of it."""
+        try:
+            self._finish(call)
+        except BaseException:
+            self._finish(call)
+            raise
+
+    def _finish(self, call: _Call) -> None:
+        """The last step of a read. Takes the lock; doing it twice is doing it once."""
         state = self._state
         with state.lock:
-            self.reading = False
-            if self.owner is _CALLER:  # an exception came out of the wait
-                self._give_up()
-            elif self.thread_waits:  # it stood back, but the queue had all that was wanted
+            if self.reading is call:
+                if self.owner is _CALLER:  # an exception came out of the wait, or out of a receive
+                    if isinstance(call.got, (bytes, memoryview)) and self._count(len(call.got)):
+                        self.queue.append(call.got)
+                    call.got = None
+                    self._give_up()
+                self.reading = None
+            if self.thread_waits:  # it stood back, but the queue had all that was wanted
                 state.thread_turn.notify()
             # Let the thread read on once half of the queue is free, or all that is left has room.
-            if self.stalled and (self.hangup_known or len(self.queue) <= self.mark // 2):
+            if self.stalled and (self.peer_done or len(self.queue) <= self.mark // 2):
                 self.stalled = False
                 if state.waker is not None:
                     state.waker.set()
@@ -436,7 +468,10 @@ class Receiving:
         except SocketError as error:
             with state.lock:
                 self.owner = _NOBODY
-                state.fail(error)
+                if state.ending is Ending.CLOSING and isinstance(error, TlsTruncated):
+                    self._note_eof()  # we have said goodbye: how the peer does is its own affair
+                else:
+                    state.fail(error)
             return
         with state.lock:
             self.owner = _NOBODY
@@ -450,11 +485,16 @@ class Receiving:
                 self._note_eof()
             elif state.lost is not None:  # that was all that the kernel had
                 state.fail(state.lost)
-            if self.reading:
+            if self.reading is not None:
                 state.callers_turn.notify_all()
 
-    def note_hangup(self, reset: bool) -> None:
-        """The thread's poll has told that the peer hung up. Requires the lock."""
+    def note_hangup(self, found: int, reset: bool) -> None:
+        """The thread's poll has told that the peer hung up. Requires the lock.
+
+        Args:
+            found: poll()'s events.
+            reset: whether the wire was seen to be reset.
+        """
         if self.inbound is Inbound.WATCHED:
             self.inbound = Inbound.READING  # find out how (rule R0)
         elif reset and self.inbound is _EOF:
@@ -463,7 +503,8 @@ class Receiving:
         elif reset:
             self.inbound = Inbound.DRAINING
         else:
-            self.hangup_known = True
+            self.peer_done = True
+            self.hangup_known = bool(found & (POLLERR | POLLHUP))
 
     # -- Errors ---------------------------------------------------------------------------------
 

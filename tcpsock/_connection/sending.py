@@ -41,7 +41,6 @@ class Sending:
         turn: who is sending: an object of the write's own; for the half-close this one.
         waiting: how many writes wait for their turn.
         blocked: the write in progress waits for the peer to take more.
-        tail: the half-close has begun, and the kernel had no room for all of it.
         lease: the stream's lock.
         sent: bytes so far, also of the write in progress; last_at: when the last write ended.
     """
@@ -54,7 +53,6 @@ class Sending:
         self.turn: object | None = None
         self.waiting = 0
         self.blocked = False
-        self.tail = False
         self.lease = Lease(state, "write")
         self.sent = 0
         self.last_at = _deadline.clock()
@@ -103,8 +101,9 @@ class Sending:
                 if state.phase is not _OPEN:
                     self._wait_for_opening(deadline, timeout)
                 wire = state.wire
-            if wire is None or not data:
+            if not data:
                 return
+            assert wire is not None
             begun = True
             rest = data
             while True:
@@ -128,7 +127,11 @@ class Sending:
                     state.fail(state.aborted_error(error), Ending.CUT)
             raise
         finally:
-            self._give_turn_up(mine, sent)
+            try:
+                self._give_turn_up(mine, sent)
+            except BaseException:  # a signal handler's: the turn must not stay taken
+                self._give_turn_up(mine, sent)
+                raise
 
     def _check(self, writer: object) -> None:
         """Whether this writer may write. Requires the lock."""
@@ -173,18 +176,22 @@ class Sending:
             with state.lock:
                 self.blocked = True
                 self._on_blocked()  # somebody must read meanwhile, or both sides may wait (R1)
+        heed_waker = True
         while True:
-            found = wire.wait_to_send(wire.send_events, deadline)
-            if found & WOKEN:
-                with state.lock:
-                    if state.ending not in (Ending.NONE, Ending.CLOSING):
-                        error = state.refusal or state.failure or state.lost
-                        assert error is not None
-                        raise fresh(error) from error
+            found = wire.wait_to_send(wire.send_events, deadline, heed_waker=heed_waker)
+            with state.lock:
+                if state.ending not in (Ending.NONE, Ending.CLOSING):
+                    error = state.refusal or state.failure or state.lost
+                    assert error is not None
+                    raise fresh(error) from error
             if found & ~WOKEN:
                 return True
-            if found == TIMED_OUT:
+            if found == TIMED_OUT and (deadline is None or not deadline.expired()):
+                heed_waker = True  # that was the short wait below
+            elif found == TIMED_OUT:
                 return False
+            else:
+                heed_waker = False  # the wake-up is for the receiver, which will take it back
 
     def _give_turn_up(self, mine: object, sent: int) -> None:
         state = self._state
@@ -216,7 +223,7 @@ class Sending:
     @property
     def fin_is_due(self) -> bool:
         """Whether the half-close has been asked for and can begin. Requires the lock."""
-        return self.outbound is Outbound.CLOSING and self.turn is None and not self.tail
+        return self.outbound is Outbound.CLOSING and self.turn is None and not self._state.tail
 
     def try_half_close(self) -> None:
         """Send FIN if it is due and nobody is sending. Never waits; takes the lock."""
@@ -234,26 +241,33 @@ class Sending:
                 self.turn = self
             done = wire.half_close()
             with state.lock:
-                self.tail = not done
+                state.tail = not done
                 if done:
                     self._shut()
         finally:
-            with state.lock:
-                if self.turn is self:
-                    self.turn = None
-                    state.wake_all()
+            try:
+                self._end_half_close()
+            except BaseException:  # a signal handler's: the turn must not stay taken
+                self._end_half_close()
+                raise
         state.settlements.run()
+
+    def _end_half_close(self) -> None:
+        with self._state.lock:
+            if self.turn is self:
+                self.turn = None
+                self._state.wake_all()
 
     def flush_tail(self, wire: Wire) -> None:
         """Send the rest of a half-close, for the connection's thread; takes the lock."""
-        if self.tail and wire.half_close():
+        if self._state.tail and wire.half_close():
             with self._state.lock:
                 self._shut()
             self._state.settlements.run()
 
     def _shut(self) -> None:
         """FIN is out. Requires the lock."""
-        self.tail = False
+        self._state.tail = False
         self.outbound = Outbound.SHUT
         if self._state.ending is Ending.NONE:
             self.lease.settle(None)

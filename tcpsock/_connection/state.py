@@ -21,7 +21,7 @@ import threading
 
 from .._deadline import Deadline
 from .._errors import Phase as ErrorPhase
-from .._errors import SocketAborted, SocketClosed, SocketError, fresh
+from .._errors import SocketAborted, SocketClosed, SocketError, StreamBusy, bare, fresh
 from .._futures import Settlements, born_running
 from .._info import SocketInfo
 from .._wire.platform import Waker
@@ -57,7 +57,11 @@ class Outbound(enum.Enum):
 
 
 class Ending(enum.Enum):
-    """Who or what brings the connection to its end; the first one counts, but CUT may follow."""
+    """Who or what brings the connection to its end. Nothing follows another but these:
+
+    NONE to any; CLOSING to CUT or FAILED; UPGRADED to FAILED, if there was no wire to give away;
+    DETACHED back to NONE, if detach() is taken back before the thread has let go.
+    """
 
     NONE = "nothing"
     CLOSING = "close(): flush, FIN, drain, within the close timeout"
@@ -84,6 +88,7 @@ class State:
         phase, ending: see the enums.
         refusal: what every use raises from now on (closed, aborted, upgraded, detached, forked).
         failure: what broke the connection; reads raise it after what had arrived, writes at once.
+        tail: the half-close has begun, and the kernel had no room for all of it.
         lost: what a send failed with; it becomes the failure once all that had arrived is taken in.
         outcome: what `closed` fails with; None if it resolves.
         closing: by when close() must be done.
@@ -104,6 +109,7 @@ class State:
         self.ending = Ending.NONE
         self.refusal: SocketError | None = None
         self.failure: SocketError | None = None
+        self.tail = False
         self.lost: SocketError | None = None
         self.outcome: SocketError | None = None
         self.closing = Deadline(None)
@@ -131,6 +137,11 @@ class State:
         if self.waker is not None:
             self.waker.set()
 
+    @property
+    def thread_needed(self) -> bool:
+        """Whether the thread must have the receive side now. Requires the lock."""
+        return self.tail or self.lost is not None
+
     def clear_waker(self) -> None:
         """Take the wake-up back, for the owner of the receive side. Takes the lock.
 
@@ -144,6 +155,7 @@ class State:
 
     def fail(self, error: SocketError, ending: Ending = Ending.FAILED) -> None:
         """The connection is broken. No news while it is being ended anyway."""
+        bare(error)  # what is kept must not keep the frames of whoever met it (trap T26)
         if self.ending is Ending.NONE and self.phase is not Phase.ENDED:
             self.failure = self.outcome = error
             self.ending = ending
@@ -175,7 +187,11 @@ class State:
         if self.refusal is not None:
             raise fresh(self.refusal) from self.refusal
         if self.ending is Ending.DETACHED:
-            raise self.closed_error("close", "the socket is being handed out by detach()")
+            raise StreamBusy(
+                f"{self.address}: the socket is being handed out by detach()",
+                phase="close",
+                address=self.address,
+            )
 
     # -- What calls are refused with ------------------------------------------------------------
 

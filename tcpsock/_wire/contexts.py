@@ -80,17 +80,17 @@ class _Entry:
 # look something up: never while a context is built, nor while another lock is taken.
 _entries: OrderedDict[_Shape, _Entry] = OrderedDict()
 _lock = threading.Lock()
+_left_alone: list[_Entry] = []  # the parent's contexts, in a child: freeing one takes its lock too
 
 
 def _after_fork() -> None:
-    """In the child nobody would ever release a lock that another thread held at the fork."""
+    """Begin anew in the child: nobody would ever release a lock that another thread of the parent
+    held at the fork, ours or the one inside of an OpenSSL context.
+    """
     global _lock
     _lock = threading.Lock()
-    for shape, entry in list(_entries.items()):
-        if entry.context is None:
-            del _entries[shape]
-        else:
-            entry.lock = threading.Lock()
+    _left_alone.extend(_entries.values())
+    _entries.clear()
 
 
 platform.at_fork(in_child=_after_fork)

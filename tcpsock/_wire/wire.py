@@ -23,17 +23,19 @@ from .close_notify import close_notify_record, prepare
 from .descriptors import ours
 from .platform import POLLERR, POLLHUP, POLLIN, POLLOUT, POLLRDHUP, Waker, poller
 
-__all__ = ["HANGUP", "TIMED_OUT", "WOKEN", "TlsWire", "Wire"]
+__all__ = ["HANGUP", "TIMED_OUT", "WOKEN", "TlsWire", "Wire", "end_socket"]
 
 TIMED_OUT: Final = 0  # what wait_*() found, besides poll()'s own events
 WOKEN: Final = 1 << 20
 HANGUP: Final = POLLERR | POLLHUP | POLLRDHUP
 
+_SHORT_WAIT: Final = 10  # milliseconds, see wait_to_send()
 _BUFFER: Final = 1 << 18  # bytes that one recv() of a TLS wire can give
 
 # Buffers to decrypt into, for whoever receives just now: a fresh one each time costs two thirds of
 # the throughput. list.append and list.pop are atomic.
 _buffers: list[memoryview] = []
+_SPARE_BUFFERS: Final = 8
 
 _TLS_SLICE: Final = 1 << 16  # of a large write: bounds how long the TLS lock is held
 
@@ -47,7 +49,8 @@ class Wire:
         maybe_more: the last receive filled its buffer, so the next may succeed without a poll.
         receive_events: what to poll for before the next receive: TLS may have to send first.
         send_events: the same before a send is tried again.
-        fin_sent: our side has ended, or is about to; from then on a vanished peer is no reset.
+        fin_sent: our side has ended, or is about to: that there is no peer any more then tells
+            nothing about how it went.
     """
 
     def __init__(self, sock: socket.socket, waker: Waker, address: str | None) -> None:
@@ -89,16 +92,27 @@ class Wire:
             found |= WOKEN if fd == self._waker_fd else seen
         return found
 
-    def wait_to_send(self, events: int, deadline: Deadline | None) -> int:
-        """The same for the sending thread. It must not clear the waker: that is the receiver's."""
+    def wait_to_send(self, events: int, deadline: Deadline | None, *, heed_waker: bool) -> int:
+        """The same for the sending thread.
+
+        It cannot clear the waker, which is the receiver's. So that it doesn't spin until that one
+        does, it may be told not to heed it for a while: _SHORT_WAIT at most.
+        """
         if events != self._send_events:
             self._send_poller.modify(self._fd, events)
             self._send_events = events
-        found = 0
         milliseconds = None if deadline is None else deadline.poll_ms()
-        for fd, seen in self._send_poller.poll(milliseconds):
-            found |= WOKEN if fd == self._waker_fd else seen
-        return found
+        if not heed_waker:
+            self._send_poller.unregister(self._waker_fd)
+            milliseconds = min(_SHORT_WAIT, _SHORT_WAIT if milliseconds is None else milliseconds)
+        try:
+            found = 0
+            for fd, seen in self._send_poller.poll(milliseconds):
+                found |= WOKEN if fd == self._waker_fd else seen
+            return found
+        finally:
+            if not heed_waker:
+                self._send_poller.register(self._waker_fd, POLLIN)
 
     # -- Receiving ----------------------------------------------------------------------------
 
@@ -195,11 +209,7 @@ class Wire:
 
     def reset(self) -> None:
         """Give the descriptor back and tell the peer so with a reset."""
-        try:
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        except OSError:
-            pass  # not TCP, or gone already
-        self._socket.close()
+        end_socket(self._socket, reset=True)
 
     def release(self) -> socket.socket:
         """The bare socket, for whoever takes over. This wire must not be used again."""
@@ -240,6 +250,7 @@ class TlsWire(Wire):
         self._rescued = bytearray()  # decrypted before the half-close; first to be received
         self._tail: bytes | None = None  # of the close_notify record: what is still to be sent
         self._ended = False  # TLS object finished in both directions
+        self._broken = False  # a reset was seen that TLS will not tell of
         self._held_back: SocketError | None = None  # came behind bytes that go first
         self._peek_poller = poller()
         self._peek_poller.register(self._fd, POLLIN)
@@ -276,7 +287,8 @@ class TlsWire(Wire):
             buffer = memoryview(bytearray(_BUFFER))
         received = self.recv_into(buffer[:size])
         chunk = None if received is None else buffer[:received].tobytes()
-        _buffers.append(buffer)
+        if len(_buffers) < _SPARE_BUFFERS:
+            _buffers.append(buffer)
         return chunk
 
     def recv_into(self, view: memoryview) -> int | None:
@@ -296,6 +308,8 @@ class TlsWire(Wire):
     def _recv_records(self, view: memoryview) -> int | None:
         """As many records as have arrived and fit. Requires the TLS lock."""
         filled, room = 0, len(view)
+        if self.fin_sent and any(seen & POLLERR for _, seen in self._peek_poller.poll(0)):
+            self._broken = True  # from here on getpeername() can't tell a reset from an end
         while True:
             try:
                 received = self._tls.recv_into(view[filled:] if filled else view)
@@ -333,7 +347,10 @@ class TlsWire(Wire):
         if isinstance(error, ssl.SSLZeroReturnError):
             return None
         if is_tls_eof(error):
-            if self.was_reset():
+            # A peer that is gone for good answers our alert to its early end with a reset: that
+            # one comes behind its FIN, and the kernel says EPIPE. Asking takes the error back.
+            pending = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            if pending != errno.EPIPE and (self._broken or self.was_reset()):
                 return self.lost("read")
             if self._allow_truncation:
                 return None
@@ -382,8 +399,10 @@ class TlsWire(Wire):
                 except BlockingIOError:
                     return False
                 except OSError:
+                    self._broken = True
                     break
                 self._tail = self._tail[sent:]
+            self._broken = self._broken or self.was_reset()
             return super().half_close()
 
     def release(self) -> socket.socket:
@@ -394,6 +413,16 @@ class TlsWire(Wire):
     @property
     def holds_bytes(self) -> bool:
         return bool(self._rescued)
+
+
+def end_socket(sock: socket.socket, *, reset: bool) -> None:
+    """Give a socket's descriptor back, and let a reset tell the peer of it if so wanted."""
+    if reset:
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        except OSError:
+            pass  # not TCP, or gone already
+    sock.close()
 
 
 def is_tls_eof(error: OSError) -> bool:

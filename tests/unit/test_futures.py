@@ -9,7 +9,7 @@ import sys
 import threading
 
 import pytest
-from peers import WAIT
+from peers import WAIT, Call
 
 from tcpsock._errors import ConnectionLost, SocketForked
 from tcpsock._futures import Settlements, born_running, settle, settle_in_forked_child
@@ -52,11 +52,39 @@ def test_O2_no_callback_stops_the_thread_that_settles_or_the_callbacks_behind_it
     future.add_done_callback(fail)
     future.add_done_callback(called.append)
     with caplog.at_level(logging.ERROR, "concurrent.futures"):
-        settle(future)
+        Call(settle, future).result()
         assert called == [future]
         assert "from a callback" in caplog.text
-        future.add_done_callback(fail)  # done already: it is called here and now
+        Call(future.add_done_callback, fail).result()  # done already: it is called at once
     assert len(caplog.records) == 2
+
+
+def test_O2_the_users_own_interrupt_goes_on_in_the_main_thread() -> None:
+    def interrupt(future: object) -> None:
+        raise KeyboardInterrupt
+
+    future = born_running()
+    future.add_done_callback(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        settle(future)
+    assert future.done()
+
+
+def test_O2_a_logging_handler_that_raises_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Bad(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            raise SystemExit("from a handler")
+
+    def fail(future: object) -> None:
+        raise ValueError("from a callback")
+
+    monkeypatch.setattr(logging.getLogger("concurrent.futures"), "handlers", [Bad()])
+    future = born_running()
+    called: list[object] = []
+    future.add_done_callback(fail)
+    future.add_done_callback(called.append)
+    settle(future)
+    assert called == [future]
 
 
 def test_O3_result_raises_a_fresh_copy_each_time() -> None:

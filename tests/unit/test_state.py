@@ -10,7 +10,7 @@ from peers import WAIT
 
 from tcpsock import _deadline
 from tcpsock._connection.state import Ending, Phase, State
-from tcpsock._errors import ConnectionLost, SocketAborted, SocketClosed
+from tcpsock._errors import ConnectionLost, SocketAborted, SocketClosed, StreamBusy
 from tcpsock._futures import born_running
 from tcpsock._wire.platform import POLLIN, Waker, poller
 
@@ -206,7 +206,7 @@ def test_O3_a_refusal_is_raised_as_a_fresh_copy(state: State) -> None:
 
 def test_a_socket_that_is_being_detached_is_refused(state: State) -> None:
     state.ending = Ending.DETACHED
-    with state.lock, pytest.raises(SocketClosed, match="handed out by detach"):
+    with state.lock, pytest.raises(StreamBusy, match="handed out by detach"):
         state.check()
 
 
