@@ -41,11 +41,12 @@ class _DroppableFile:
 
     def __del__(self) -> None:
         try:
-            lock = self.raw.connection.state.lock
-        except ValueError:  # detached from what it was a buffer of
+            raw = self.raw
+        except ValueError:
+            return  # detached
+        if raw is None or self.closed or sys.is_finalizing():
             return
-        if self.closed or sys.is_finalizing():
-            return
+        lock = raw.connection.state.lock
         if lock.acquire(timeout=0.1):
             lock.release()
             with contextlib.suppress(OSError):

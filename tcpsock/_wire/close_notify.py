@@ -25,15 +25,15 @@ class _Decoy:
     """
 
     def __init__(self) -> None:
-        self.inside, self.outside = socket.socketpair()
-        self.inside.setblocking(False)
-        self.outside.setblocking(False)
-        self.spare = os.dup(self.inside.fileno())
+        pair = socket.socketpair()
+        self.inside, self.outside = (end.detach() for end in pair)  # kept to the very end
+        os.set_blocking(self.inside, False)
+        os.set_blocking(self.outside, False)
+        self.spare = os.dup(self.inside)
 
     def close(self) -> None:
-        os.close(self.spare)
-        self.inside.close()
-        self.outside.close()
+        for fd in (self.inside, self.outside, self.spare):
+            os.close(fd)
 
 
 # Guards the decoy while a connection uses it. The last lock that anybody takes: after a
@@ -65,7 +65,7 @@ def close_notify_record(sock: ssl.SSLSocket) -> bytes:
     prepare()
     with _swap_lock:
         assert _decoy is not None
-        fd, inside = sock.fileno(), _decoy.inside.fileno()
+        fd, inside = sock.fileno(), _decoy.inside
         os.dup2(fd, _decoy.spare, inheritable=False)
         try:
             try:
@@ -78,7 +78,7 @@ def close_notify_record(sock: ssl.SSLSocket) -> bytes:
         finally:
             os.dup2(inside, _decoy.spare, inheritable=False)  # keeps no connection open
         try:
-            return _decoy.outside.recv(1 << 16)
+            return os.read(_decoy.outside, 1 << 16)
         except BlockingIOError:
             return b""
 

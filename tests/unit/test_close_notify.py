@@ -214,22 +214,21 @@ def test_E8_the_swap_lock_is_held_across_a_fork_and_a_child_has_a_pair_of_its_ow
         os.register_at_fork(before=look, after_in_parent=look, after_in_child=look)
         from tcpsock._wire import close_notify
 
-        def here(fd):
-            return os.readlink(f"/proc/self/fd/{fd}")
+        def sockets():
+            links = [f"/proc/self/fd/{fd}" for fd in range(64)]
+            return {os.readlink(link) for link in links if os.path.lexists(link)}
 
-        def is_open(fd):
-            return os.path.lexists(f"/proc/self/fd/{fd}")
-
+        before = sockets()
         close_notify.prepare()
-        decoy = close_notify._decoy
-        theirs = {here(fd) for fd in (decoy.inside.fileno(), decoy.outside.fileno(), decoy.spare)}
+        decoy, theirs = close_notify._decoy, sockets() - before
+        assert theirs
         child = os.fork()
         if child == 0:
             assert close_notify._decoy is None
             assert not close_notify._swap_lock.locked()
-            assert not theirs & {here(fd) for fd in range(64) if is_open(fd)}
+            assert not theirs & sockets()
             close_notify.prepare()
-            assert here(close_notify._decoy.inside.fileno()) not in theirs
+            assert not theirs & sockets()
             os._exit(0 if locked == [True, True] else 1)
         assert os.waitpid(child, 0)[1] == 0
         assert not close_notify._swap_lock.locked()
