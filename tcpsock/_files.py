@@ -184,6 +184,8 @@ class _TimedReadFile(_ReadFile):
 
     def _logged(self, operation: Callable[[], _Result]) -> _Result:
         raw = self.raw
+        if raw.timed_out:
+            return operation()  # which raises; what was gathered stays in the log
         raw.log = bytearray(self.held())
         raw.known_at = raw.given - len(raw.log)
         raw.in_operation = True

@@ -332,6 +332,8 @@ def secure(
         context = tls.context or client_context(tls.options)
         session = tls.options.session
         try:
+            # Of one that is reset already, wrap_socket() would leave a socket of its own open.
+            sock.getpeername()
             sock = context.wrap_socket(
                 sock,
                 server_hostname=tls.server_name,

@@ -208,7 +208,11 @@ class Receiving:
                     raise self._timed_out(timeout)
         finally:
             if self.reading is call:
-                self._finish_surely(call)
+                try:
+                    self._finish(call)
+                except BaseException:  # a signal handler's: the read must not stay in progress
+                    self._finish(call)
+                    raise
 
     def readinto(self, reader: object, view: memoryview, timeout: float | None) -> int:
         """Fill the start of the caller's own buffer; 0 at EOF (rule R2)."""
@@ -244,7 +248,11 @@ class Receiving:
                     raise self._timed_out(timeout)
         finally:
             if self.reading is call:
-                self._finish_surely(call)
+                try:
+                    self._finish(call)
+                except BaseException:  # a signal handler's: the read must not stay in progress
+                    self._finish(call)
+                    raise
 
     def gather(
         self,
@@ -273,7 +281,7 @@ class Receiving:
                         self._begin(reader, call)
                     if state.refusal is not None:  # the queue was dropped: that is no EOF
                         raise fresh(state.refusal) from state.refusal
-                    over = self.cancelled or (self.inbound is _EOF and state.failure is None)
+                    over = self.cancelled or self.inbound is _EOF
                     result = complete(self.queue, over)
                     if result is not None:
                         if over and not result:
@@ -299,7 +307,11 @@ class Receiving:
                     raise self._timed_out(timeout)
         finally:
             if self.reading is call:
-                self._finish_surely(call)
+                try:
+                    self._finish(call)
+                except BaseException:  # a signal handler's: the read must not stay in progress
+                    self._finish(call)
+                    raise
 
     def put_back(self, unread: bytes) -> None:
         """Return what was read and not used; the next read gives it first (rule R3)."""
@@ -328,11 +340,11 @@ class Receiving:
         state = self._state
         if state.refusal is not None:
             raise fresh(state.refusal) from state.refusal
-        if self.cancelled:
-            return True
+        if self.cancelled or self.inbound is _EOF:
+            return True  # for ever, also if something breaks later (rule R2)
         if state.failure is not None:
             raise fresh(state.failure) from state.failure
-        return self.inbound is _EOF
+        return False
 
     def _own(self, deadline: Deadline | None, timeout: float | None) -> bool:
         """Become the owner of the receive side; False if it's worth looking again first."""
@@ -387,14 +399,6 @@ class Receiving:
     def deliver_eof(self) -> None:
         """Whoever reads now knows that there is no more (rule R10). Requires the lock."""
         self.lease.settle(None)
-
-    def _finish_surely(self, call: _Call) -> None:
-        """The last step of a read, also when a signal handler raises in the middle of it."""
-        try:
-            self._finish(call)
-        except BaseException:
-            self._finish(call)
-            raise
 
     def _finish(self, call: _Call) -> None:
         """The last step of a read. Takes the lock; doing it twice is doing it once."""

@@ -29,6 +29,7 @@ TIMED_OUT: Final = 0  # what wait_*() found, besides poll()'s own events
 WOKEN: Final = 1 << 20
 HANGUP: Final = POLLERR | POLLHUP | POLLRDHUP
 
+_FLOWING: Final = 1 << 15  # bytes: who sends so much at once mostly has sent more meanwhile
 _SHORT_WAIT: Final = 10  # milliseconds, see wait_to_send()
 _BUFFER: Final = 1 << 18  # bytes that one recv() of a TLS wire can give
 
@@ -46,7 +47,8 @@ class Wire:
     Attributes:
         address: HOST:PORT for messages.
         waker: wakes whoever waits here, sender and receiver alike.
-        maybe_more: the last receive filled its buffer, so the next may succeed without a poll.
+        maybe_more: the last receive was a large one, or filled its buffer: the next is tried before
+            a poll.
         receive_events: what to poll for before the next receive: TLS may have to send first.
         send_events: the same before a send is tried again.
         fin_sent: our side has ended, or is about to: that there is no peer any more then tells
@@ -129,9 +131,9 @@ class Wire:
             return None
         except OSError as error:
             raise self.lost("read", error) from bare(error)
-        if not received and self.was_reset():
+        if not received and self.was_reset() and not self._fin_came_first():
             raise self.lost("read")
-        self.maybe_more = len(received) == size
+        self.maybe_more = len(received) == size or len(received) >= _FLOWING
         return received
 
     def recv_into(self, view: memoryview) -> int | None:
@@ -143,10 +145,19 @@ class Wire:
             return None
         except OSError as error:
             raise self.lost("read", error) from bare(error)
-        if received == 0 and self.was_reset():
+        if received == 0 and self.was_reset() and not self._fin_came_first():
             raise self.lost("read")
-        self.maybe_more = received == len(view)
+        self.maybe_more = received == len(view) or received >= _FLOWING
         return received
+
+    def _fin_came_first(self) -> bool:
+        """Whether the peer had ended in order before it reset the connection.
+
+        The kernel then says EPIPE, and ECONNRESET where no end came before. Asking takes the error
+        back; the connection is no less broken without it.
+        """
+        error = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        return error == errno.EPIPE
 
     def plaintext_waiting(self) -> bool:
         """Whether bytes have arrived that nobody received (rule S5)."""
@@ -310,47 +321,52 @@ class TlsWire(Wire):
         filled, room = 0, len(view)
         if self.fin_sent and any(seen & POLLERR for _, seen in self._peek_poller.poll(0)):
             self._broken = True  # from here on getpeername() can't tell a reset from an end
-        while True:
-            try:
-                received = self._tls.recv_into(view[filled:] if filled else view)
-            except ssl.SSLWantReadError:
-                self.maybe_more = False
-                self.receive_events = POLLIN
-                return filled or None
-            except ssl.SSLWantWriteError:
-                self.maybe_more = False
-                self.receive_events = POLLIN | POLLOUT
-                return filled or None
-            except OSError as error:
-                failure = self._receive_failure(error)
-                self.maybe_more = True
-                if failure is None:
-                    self._ended = True
+        try:
+            while True:
+                try:
+                    received = self._tls.recv_into(view[filled:] if filled else view)
+                except ssl.SSLWantReadError:
+                    self.maybe_more = False
+                    self.receive_events = POLLIN
+                    return filled or None
+                except ssl.SSLWantWriteError:
+                    self.maybe_more = False
+                    self.receive_events = POLLIN | POLLOUT
+                    return filled or None
+                except OSError as error:
+                    failure = self._receive_failure(error)
+                    self.maybe_more = True
+                    if failure is None:
+                        self._ended = True
+                        return filled
+                    if not filled:
+                        raise failure from bare(error)
+                    failure.__cause__ = bare(error)
+                    self._held_back = failure
                     return filled
-                if not filled:
-                    raise failure from bare(error)
-                failure.__cause__ = bare(error)
-                self._held_back = failure
-                return filled
-            filled += received
-            # A receive that left room has emptied its record, and OpenSSL reads no further ahead.
-            if received == 0 or filled == room:
-                self._ended = received == 0
-                self.maybe_more = True
-                return filled
-            if not self._peek_poller.poll(0):
-                self.maybe_more = False
-                return filled
+                filled += received
+                # One that left room has emptied its record, and OpenSSL reads no further ahead.
+                if received == 0 or filled == room:
+                    self._ended = received == 0
+                    self.maybe_more = True
+                    return filled
+                if not self._peek_poller.poll(0):
+                    self.maybe_more = False
+                    return filled
+        except SocketError:
+            raise
+        except BaseException:  # a signal handler's, or a greenlet's: what was decrypted stays
+            self._rescued[:0] = view[:filled]
+            self.maybe_more = True
+            raise
 
     def _receive_failure(self, error: OSError) -> SocketError | None:
         """What an error of the TLS object means; None for a clean EOF."""
         if isinstance(error, ssl.SSLZeroReturnError):
             return None
         if is_tls_eof(error):
-            # A peer that is gone for good answers our alert to its early end with a reset: that
-            # one comes behind its FIN, and the kernel says EPIPE. Asking takes the error back.
-            pending = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-            if pending != errno.EPIPE and (self._broken or self.was_reset()):
+            # A peer that is gone for good answers the alert about its early end with a reset.
+            if not self._fin_came_first() and (self._broken or self.was_reset()):
                 return self.lost("read")
             if self._allow_truncation:
                 return None

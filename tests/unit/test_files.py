@@ -98,7 +98,7 @@ def test_W1_what_has_no_bytes_is_a_TypeError_that_names_it() -> None:
 
 
 def test_W1_bytes_that_are_not_in_one_piece_are_a_ValueError() -> None:
-    with pytest.raises(ValueError, match="^data must be C-contiguous$"):
+    with pytest.raises(ValueError, match=r"^data must be C-contiguous$"):
         bytes_of(memoryview(b"abcdef")[::2], "data")
 
 
@@ -144,7 +144,7 @@ def test_R3_closing_a_file_puts_back_what_it_has_not_given_out(
 
 
 def test_R3_a_file_that_gave_everything_out_puts_nothing_back(pairs: Pairs) -> None:
-    sock, peer = pairs(b"all", end=True)
+    sock, _ = pairs(b"all", end=True)
     with sock.readable.get_reader().as_file() as file:
         assert file.read() == b"all"
         assert file.read() == b""

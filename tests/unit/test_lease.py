@@ -89,6 +89,16 @@ def test_R6_a_holder_that_was_dropped_has_given_the_lock_back() -> None:
     assert leased.lease.is_held_by(other)
 
 
+def test_R10_the_future_of_a_dropped_holder_fails_when_the_next_one_comes() -> None:
+    leased, holder, other = Leased(), Holder(), Holder()
+    closed = leased.take(holder)
+    del holder
+    after = leased.take(other)
+    leased.state.settlements.run()
+    assert isinstance(closed.exception(0), StreamLocked)
+    assert not after.done()
+
+
 def test_R6_R10_giving_back_fails_the_pending_future_after_the_lock_is_released() -> None:
     leased, holder = Leased(), Holder()
     closed = leased.take(holder)

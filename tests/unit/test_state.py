@@ -54,6 +54,16 @@ def test_E3_a_failure_is_what_closed_fails_with(state: State) -> None:
     assert is_woken(state)
 
 
+def test_T26_a_failure_keeps_no_frames(state: State) -> None:
+    with pytest.raises(ConnectionLost) as caught:
+        raise ConnectionLost("gone") from OSError("why")
+    assert caught.value.__traceback__ is not None
+    with state.lock:
+        state.fail(caught.value)
+    assert state.failure is caught.value
+    assert state.failure.__traceback__ is None
+
+
 def test_E3_a_failure_may_end_in_a_cut(state: State) -> None:
     with state.lock:
         state.fail(ConnectionLost("write timed out"), Ending.CUT)
