@@ -608,7 +608,7 @@ def test_O7_threads_that_start_together_get_one_context(roots: Path) -> None:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes don't fork here")
 def test_E8_a_forked_child_needs_no_lock_of_its_parent() -> None:
-    """A child forked while others hold the locks builds its own: OpenSSL's contexts have locks too."""
+    """A child forked while others hold the locks builds its own; contexts have locks inside too."""
     script = (
         "import os, threading\n"
         "from tcpsock._options import TlsOptions\n"
