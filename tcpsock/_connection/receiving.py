@@ -54,6 +54,8 @@ _NOT_ENDING = Ending.NONE
 
 _Into = TypeVar("_Into", int, memoryview)
 _Got = TypeVar("_Got", bytes, int)
+_Bytes = TypeVar("_Bytes", bytes, memoryview)
+_Result = TypeVar("_Result", bytes, int)
 
 
 class _Call:
@@ -65,10 +67,8 @@ class _Call:
 
     __slots__ = ("got",)
 
-    got: object
-
     def __init__(self) -> None:
-        self.got = None
+        self.got: bytes | memoryview | _Waited | None = None
 
 
 class _Waited(enum.Enum):
@@ -175,84 +175,36 @@ class Receiving:
 
     def read(self, reader: object, max_bytes: int, timeout: float | None) -> bytes:
         """What is there, at least one byte, at most max_bytes; b"" at EOF (rule R2)."""
-        state = self._state
-        deadline = None if timeout is None else Deadline(timeout)
-        call = _Call()
-        try:
-            while True:
-                with state.lock:
-                    if self.reading is not call:
-                        self._begin(reader, call)
-                    if self.queue.content:
-                        return self.queue.take(max_bytes)
-                    if self._at_end():
-                        self.deliver_eof()
-                        return b""
-                    owned = self._own(deadline, timeout)
-                if not owned:
-                    continue
-                wire = state.wire
-                assert wire is not None
-                call.got = got = self._receive(wire.recv, self._ask_for(max_bytes), deadline)
-                with state.lock:
-                    self._give_up()
-                    if isinstance(got, bytes) and got and self._count(len(got)):
-                        call.got = None
-                        if len(got) <= max_bytes:
-                            self.reading = None
-                            return got
-                        self.queue.append(got)
-                    elif got == b"":
-                        self._note_eof()
-                if got is _Waited.OVER:
-                    raise self._timed_out(timeout)
-        finally:
-            if self.reading is call:
-                try:
-                    self._finish(call)
-                except BaseException:  # a signal handler's: the read must not stay in progress
-                    self._finish(call)
-                    raise
+
+        def take() -> bytes | None:
+            if self.queue.content:
+                return self.queue.take(max_bytes)
+            return b"" if self._at_end() else None
+
+        def receive(wire: Wire, deadline: Deadline | None) -> bytes | _Waited:
+            return self._receive(wire.recv, self._ask_for(max_bytes), deadline)
+
+        def give(received: bytes) -> bytes | None:
+            if len(received) <= max_bytes:
+                return received
+            self.queue.append(received)
+            return None
+
+        return self._call(reader, timeout, take, receive, give)
 
     def readinto(self, reader: object, view: memoryview, timeout: float | None) -> int:
         """Fill the start of the caller's own buffer; 0 at EOF (rule R2)."""
-        state = self._state
-        deadline = None if timeout is None else Deadline(timeout)
-        call = _Call()
-        try:
-            while True:
-                with state.lock:
-                    if self.reading is not call:
-                        self._begin(reader, call)
-                    if self.queue.content:
-                        return self.queue.take_into(view)
-                    if self._at_end():
-                        self.deliver_eof()
-                        return 0
-                    owned = self._own(deadline, timeout)
-                if not owned:
-                    continue
-                wire = state.wire
-                assert wire is not None
-                got = self._receive(wire.recv_into, view, deadline)
-                if isinstance(got, int) and got:
-                    call.got = view[:got]
-                with state.lock:
-                    self._give_up()
-                    if isinstance(got, int) and got and self._count(got):
-                        call.got = self.reading = None
-                        return got
-                    if got == 0:
-                        self._note_eof()
-                if got is _Waited.OVER:
-                    raise self._timed_out(timeout)
-        finally:
-            if self.reading is call:
-                try:
-                    self._finish(call)
-                except BaseException:  # a signal handler's: the read must not stay in progress
-                    self._finish(call)
-                    raise
+
+        def take() -> int | None:
+            if self.queue.content:
+                return self.queue.take_into(view)
+            return 0 if self._at_end() else None
+
+        def receive(wire: Wire, deadline: Deadline | None) -> memoryview | _Waited:
+            got = self._receive(wire.recv_into, view, deadline)
+            return got if isinstance(got, _Waited) else view[:got]
+
+        return self._call(reader, timeout, take, receive, len)
 
     def gather(
         self,
@@ -271,6 +223,36 @@ class Receiving:
                 Until then the bytes stay in the queue: a call that gives up has lost nothing (R4).
             reach: how many bytes the call may need, and so the queue may hold for it.
         """
+
+        def take() -> bytes | None:
+            result = complete(self.queue, self.cancelled or self.inbound is _EOF)
+            if result is None:
+                self._at_end()
+            return result
+
+        def receive(wire: Wire, deadline: Deadline | None) -> bytes | _Waited:
+            room = max(1, max(self.mark, reach) - len(self.queue))
+            return self._receive(wire.recv, min(room, self._ask_for(CHUNK)), deadline)
+
+        return self._call(reader, timeout, take, receive, self.queue.append)
+
+    def _call(
+        self,
+        reader: object,
+        timeout: float | None,
+        take: Callable[[], _Result | None],
+        receive: Callable[[Wire, Deadline | None], _Bytes | _Waited],
+        give: Callable[[_Bytes], _Result | None],
+    ) -> _Result:
+        """One read call, from its beginning to its end.
+
+        Args:
+            take: its result from what is in the queue, or at EOF; None if there is none yet. Called
+                with the lock.
+            receive: waits and receives, as the owner; without the lock.
+            give: its result from what was just received, the queue being empty; None to go on.
+                Called with the lock.
+        """
         state = self._state
         deadline = None if timeout is None else Deadline(timeout)
         call = _Call()
@@ -281,28 +263,29 @@ class Receiving:
                         self._begin(reader, call)
                     if state.refusal is not None:  # the queue was dropped: that is no EOF
                         raise fresh(state.refusal) from state.refusal
-                    over = self.cancelled or self.inbound is _EOF
-                    result = complete(self.queue, over)
+                    result = take()
                     if result is not None:
-                        if over and not result:
+                        if not result and not self.queue.content and self._at_end():
                             self.deliver_eof()
                         return result
-                    self._at_end()
                     owned = self._own(deadline, timeout)
                 if not owned:
                     continue
                 wire = state.wire
                 assert wire is not None
-                room = max(1, max(self.mark, reach) - len(self.queue))
-                size = min(room, self._ask_for(CHUNK))
-                call.got = got = self._receive(wire.recv, size, deadline)
+                call.got = got = receive(wire, deadline)
                 with state.lock:
                     self._give_up()
-                    if isinstance(got, bytes) and got and self._count(len(got)):
-                        call.got = None
-                        self.queue.append(got)
-                    elif got == b"":
+                    if isinstance(got, _Waited):
+                        pass
+                    elif not got:
                         self._note_eof()
+                    elif self._count(len(got)):
+                        call.got = None
+                        result = give(got)
+                        if result is not None:
+                            self.reading = None
+                            return result
                 if got is _Waited.OVER:
                     raise self._timed_out(timeout)
         finally:
@@ -338,8 +321,6 @@ class Receiving:
     def _at_end(self) -> bool:
         """Whether reads give EOF now that the queue is empty; raises if they give an error."""
         state = self._state
-        if state.refusal is not None:
-            raise fresh(state.refusal) from state.refusal
         if self.cancelled or self.inbound is _EOF:
             return True  # for ever, also if something breaks later (rule R2)
         if state.failure is not None:
