@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import re
+import signal
 import sys
 import threading
 import time
@@ -28,6 +29,13 @@ _DESCRIPTORS = "/dev/fd"
 def kept_for_the_process() -> None:
     """Make what the library makes once and keeps, lest it count as a test's leftover."""
     close_notify.prepare()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ctrl_c_is_heard() -> None:
+    """A shell's background job ignores SIGINT, and would hand that down to what tests interrupt."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
