@@ -7,6 +7,7 @@ import socket
 import ssl
 import sys
 from types import EllipsisType, TracebackType
+from typing import TYPE_CHECKING
 
 from ._connection import handover
 from ._connection.life import Connection
@@ -14,6 +15,7 @@ from ._connection.opening import Adopted, Dialling, Opener, TlsStart, Upgrading,
 from ._connection.state import Ending, Outbound, Phase
 from ._dialing import address as addresses
 from ._errors import SocketForked, SocketUpgraded, StartTlsError, TlsError, fresh
+from ._hints import missing_attribute
 from ._info import SocketInfo, SocketStats
 from ._options import (
     SocketOptionFields,
@@ -147,6 +149,11 @@ class Socket:
         self.closed = connection.state.closed
         if not isinstance(opener, Upgrading):  # those run in the old socket's thread
             connection.start()
+
+    if not TYPE_CHECKING:  # checkers would accept every name
+
+        def __getattr__(self, name):
+            raise missing_attribute(self, name)
 
     @property
     def secure_transport(self) -> str:

@@ -13,13 +13,14 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from types import EllipsisType, TracebackType
-from typing import IO, TypeAlias
+from typing import IO, TYPE_CHECKING, TypeAlias
 
 from ._connection.life import Connection
 from ._connection.queue import ByteQueue
 from ._errors import StreamLocked
 from ._files import Buffer, RawReader, RawWriter, WriteFile, bytes_of, read_file, write_all
 from ._futures import born_running
+from ._hints import missing_attribute
 from ._options import call_timeout
 
 __all__ = ["Anchor", "ReadableStream", "Reader", "WritableStream", "Writer"]
@@ -50,6 +51,11 @@ class Handle:
         self._connection = connection
         self._anchor = anchor
         self._timeout = timeout
+
+    if not TYPE_CHECKING:  # checkers would accept every name
+
+        def __getattr__(self, name):
+            raise missing_attribute(self, name)
 
     def _describe(self, what: str) -> str:
         return f"<{type(self).__name__} {self._connection.state.address} {what}>"
