@@ -32,8 +32,7 @@ class _DroppableFile:
     """A file that is closed when it is dropped, as files are, so a writer's is flushed.
 
     Not at interpreter exit, where that might wait for ever; and not where the finalizer has
-    interrupted the connection's own steps in the very thread that holds its lock, where closing
-    would wait for itself.
+    interrupted the connection's own steps: what a flush waits for may be in the same thread.
     """
 
     closed: bool
@@ -46,13 +45,11 @@ class _DroppableFile:
             return  # detached
         if raw is None or self.closed or sys.is_finalizing():
             return
-        lock = raw.connection.state.lock
-        if lock.acquire(timeout=0.1):
-            lock.release()
+        if raw.connection.state.interrupted:
+            warnings.warn("a file of a tcpsock stream was dropped unclosed", ResourceWarning, 2)
+        else:
             with contextlib.suppress(OSError):
                 self.close()  # type: ignore[attr-defined]  # io's own, or the subclass'
-        else:
-            warnings.warn("a file of a tcpsock stream was dropped unclosed", ResourceWarning, 2)
 
 
 class _Raw(io.RawIOBase):

@@ -169,8 +169,7 @@ class Connection:
         self.receiving.cancel()
 
     def drop(self) -> None:
-        """The last public object is gone (rule E6). For finalizers: it never waits for the lock,
-        which the very thread that it interrupts may hold.
+        """The last public object is gone (rule E6). For finalizers: it never waits for the lock.
 
         Nothing is missed by that. Whoever calls a method has a public object, so only the
         connection's thread can hold the lock now, and it looks at `dropped` before each wait.
@@ -511,7 +510,7 @@ class Connection:
 
 # Every connection that somebody still knows, for a forked child to give up. The lock guards the
 # set, and is held across fork; no other lock is taken under it.
-_known_lock = threading.Lock()
+_known_lock = threading.RLock()
 _known: weakref.WeakSet[Connection] = weakref.WeakSet()
 
 

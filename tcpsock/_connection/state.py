@@ -1,7 +1,9 @@
 """What the threads of one connection share: its lock, its states, and how they may change.
 
 Threads: the connection's own (life.py), at most one caller that reads, callers that write, one of
-them at a time, and anybody who calls close() or abort(). Finalizers come in any of them.
+them at a time, and anybody who calls close() or abort(). Finalizers come in any of them, and at any
+line: garbage may be collected wherever something is allocated, and a user's `__del__` may well
+close a socket. It must not wait for the very thread that it interrupts: the locks are re-entrant.
 
 Locks, in the order in which they may be taken:
     1. `State.lock`: everything in State, Receiving and Sending. Held for a few lines, never while
@@ -102,7 +104,7 @@ class State:
 
     def __init__(self, address: str | None) -> None:
         self.address = address
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()
         self.thread_turn = threading.Condition(self.lock)
         self.callers_turn = threading.Condition(self.lock)
         self.phase = Phase.OPENING
@@ -125,10 +127,19 @@ class State:
 
     def replace_locks(self) -> None:
         """Fresh locks in a forked child: another thread may have held the old ones (rule E8)."""
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()
         self.thread_turn = threading.Condition(self.lock)
         self.callers_turn = threading.Condition(self.lock)
         self.settlements = Settlements()
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether this thread holds the lock already: a finalizer asks whom it interrupts."""
+        try:
+            self.callers_turn.notify(0)
+        except RuntimeError:  # "cannot notify on un-acquired lock"
+            return False
+        return True
 
     def wake_all(self) -> None:
         """Have everybody look at the state again, wherever they wait. Requires the lock."""

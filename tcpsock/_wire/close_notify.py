@@ -30,6 +30,7 @@ class _Decoy:
         os.set_blocking(self.inside, False)
         os.set_blocking(self.outside, False)
         self.spare = os.dup(self.inside)
+        self.busy = False
 
     def close(self) -> None:
         for fd in (self.inside, self.outside, self.spare):
@@ -38,7 +39,8 @@ class _Decoy:
 
 # Guards the decoy while a connection uses it. The last lock that anybody takes: after a
 # connection's TLS lock. It is held across fork, so that no child begins with a swapped descriptor.
-_swap_lock = threading.Lock()
+# Re-entrant, since a finalizer may close a connection in the middle of another's half-close.
+_swap_lock = threading.RLock()
 _decoy: _Decoy | None = None
 
 
@@ -60,14 +62,20 @@ def close_notify_record(sock: ssl.SSLSocket) -> bytes:
     Returns:
         The record that is to be sent, as it is, to the peer; empty if TLS can't make one any more.
 
+    Raises:
+        BlockingIOError: this thread is in the middle of a half-close; try again later.
+
     A poll() that begins meanwhile in another thread waits on the pair: wake it afterwards.
     """
     prepare()
     with _swap_lock:
         assert _decoy is not None
+        if _decoy.busy:
+            raise BlockingIOError
         fd, inside = sock.fileno(), _decoy.inside
-        os.dup2(fd, _decoy.spare, inheritable=False)
+        _decoy.busy = True
         try:
+            os.dup2(fd, _decoy.spare, inheritable=False)
             try:
                 os.dup2(inside, fd, inheritable=False)
                 sock.unwrap()
@@ -75,12 +83,12 @@ def close_notify_record(sock: ssl.SSLSocket) -> bytes:
                 pass  # SSLWantReadError: it went out, and the peer's own is still to come
             finally:
                 os.dup2(_decoy.spare, fd, inheritable=False)
-        finally:
-            os.dup2(inside, _decoy.spare, inheritable=False)  # keeps no connection open
-        try:
             return os.read(_decoy.outside, 1 << 16)
         except BlockingIOError:
-            return b""
+            return b""  # nothing came out
+        finally:
+            os.dup2(inside, _decoy.spare, inheritable=False)  # keeps no connection open
+            _decoy.busy = False
 
 
 def _in_child() -> None:

@@ -255,8 +255,9 @@ class TlsWire(Wire):
         super().__init__(sock, waker, address)
         self._tls = sock
         # Guards every call into the TLS object. Taken after a connection's own lock or without
-        # it, before the swap lock of close_notify.py.
-        self._tls_lock = threading.Lock()
+        # it, before the swap lock of close_notify.py. Re-entrant for finalizers, as that one.
+        self._tls_lock = threading.RLock()
+        self._in_records = False  # in the middle of a batch
         self._allow_truncation = allow_truncation
         self._rescued = bytearray()  # decrypted before the half-close; first to be received
         self._tail: bytes | None = None  # of the close_notify record: what is still to be sent
@@ -314,7 +315,11 @@ class TlsWire(Wire):
                 raise self._held_back
             if self._ended:
                 return 0
-            return self._recv_records(view)
+            self._in_records = True
+            try:
+                return self._recv_records(view)
+            finally:
+                self._in_records = False
 
     def _recv_records(self, view: memoryview) -> int | None:
         """As many records as have arrived and fit. Requires the TLS lock."""
@@ -400,13 +405,18 @@ class TlsWire(Wire):
 
     def half_close(self) -> bool:
         with self._tls_lock:
+            if self._in_records:
+                return False  # a finalizer has come into a batch: what we rescue would overtake it
             if self._tail is None:
                 try:
                     while waiting := self._tls.pending():
                         self._rescued += self._tls.recv(waiting)
                 except OSError:
                     pass  # broken: the next receive tells
-                self._tail = close_notify_record(self._tls)
+                try:
+                    self._tail = close_notify_record(self._tls)
+                except BlockingIOError:
+                    return False
                 self.maybe_more = True
                 self.waker.set()  # a poll() that overlapped the swap waits for the wrong file
             while self._tail:
