@@ -10,7 +10,9 @@ import socket
 import ssl
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from peers import HOST, WAIT, ca_data, only, open_descriptors, pattern
@@ -151,6 +153,21 @@ def no_descriptor_left() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
+def is_free(lock: Any) -> bool:
+    """Asked by another thread, since the lock is re-entrant."""
+    answers: list[bool] = []
+
+    def ask() -> None:
+        answers.append(lock.acquire(blocking=False))
+        if answers[0]:
+            lock.release()
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    thread.join(WAIT)
+    return answers[0]
+
+
 def test_the_descriptor_is_the_connections_again(tls: Tls) -> None:
     before, count = os.fstat(tls.client.fileno()), open_descriptors()
     close_notify_record(tls.client)
@@ -160,7 +177,7 @@ def test_the_descriptor_is_the_connections_again(tls: Tls) -> None:
     assert not os.get_inheritable(tls.client.fileno())
     assert close_notify._decoy is not None
     assert not os.get_inheritable(close_notify._decoy.spare)
-    assert not close_notify._swap_lock.locked()
+    assert is_free(close_notify._swap_lock)
 
 
 def test_nothing_kept_for_the_next_time_holds_the_connection_open(tls: Tls) -> None:
@@ -206,10 +223,23 @@ def test_there_is_no_record_before_the_handshake_and_none_is_left_for_the_next(t
 def test_E8_the_swap_lock_is_held_across_a_fork_and_a_child_has_a_pair_of_its_own() -> None:
     """Else a child might begin with a lock that nobody releases, or a swapped descriptor."""
     program = """if True:
-        import os, sys
+        import os, sys, threading
+
+        def is_free(lock):  # asked by another thread, since the lock is re-entrant
+            answers = []
+            def ask():
+                answers.append(lock.acquire(blocking=False))
+                if answers[0]:
+                    lock.release()
+            thread = threading.Thread(target=ask)
+            thread.start()
+            thread.join()
+            return answers[0]
 
         locked = []
-        look = lambda: locked.append(sys.modules["tcpsock._wire.close_notify"]._swap_lock.locked())
+        look = lambda: locked.append(
+            not is_free(sys.modules["tcpsock._wire.close_notify"]._swap_lock)
+        )
         # Those registered first run last before the fork, and first after it: within tcpsock's.
         os.register_at_fork(before=look, after_in_parent=look, after_in_child=look)
         from tcpsock._wire import close_notify
@@ -225,13 +255,13 @@ def test_E8_the_swap_lock_is_held_across_a_fork_and_a_child_has_a_pair_of_its_ow
         child = os.fork()
         if child == 0:
             assert close_notify._decoy is None
-            assert not close_notify._swap_lock.locked()
+            assert is_free(close_notify._swap_lock)
             assert not theirs & sockets()
             close_notify.prepare()
             assert not theirs & sockets()
             os._exit(0 if locked == [True, True] else 1)
         assert os.waitpid(child, 0)[1] == 0
-        assert not close_notify._swap_lock.locked()
+        assert is_free(close_notify._swap_lock)
         assert close_notify._decoy is decoy
         print(*locked)
     """
