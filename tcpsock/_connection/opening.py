@@ -35,15 +35,8 @@ from .._options import KeepAlive, SocketOptions, TlsOptions
 from .._wire.contexts import client_context
 from .._wire.descriptors import ours
 from .._wire.platform import POLLIN, Waker, poller
-from .._wire.wire import (
-    TIMED_OUT,
-    WOKEN,
-    TlsWire,
-    Wire,
-    connection_lost,
-    is_tls_eof,
-    tls_failure,
-)
+from .._wire.tls import TlsWire, is_tls_eof, tls_failure
+from .._wire.wire import TIMED_OUT, WOKEN, Wire, connection_lost
 
 __all__ = [
     "Adopted",

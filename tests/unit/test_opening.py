@@ -37,7 +37,8 @@ from tcpsock._info import Attempt, SocketInfo, Timings
 from tcpsock._options import KeepAlive, SocketOptions, TlsOptions
 from tcpsock._wire.descriptors import ours
 from tcpsock._wire.platform import POLLIN, Waker, poller
-from tcpsock._wire.wire import TlsWire, Wire
+from tcpsock._wire.tls import TlsWire
+from tcpsock._wire.wire import Wire
 from tcpsock.testing import Authority, authority, reset, serve, server_context, truncate
 
 NAME = "db.example"

@@ -17,16 +17,8 @@ from tcpsock._deadline import Deadline
 from tcpsock._errors import ConnectionLost, TlsError, TlsTruncated
 from tcpsock._wire.descriptors import ours
 from tcpsock._wire.platform import POLLIN, POLLOUT, POLLRDHUP, Waker
-from tcpsock._wire.wire import (
-    HANGUP,
-    TIMED_OUT,
-    WOKEN,
-    TlsWire,
-    Wire,
-    connection_lost,
-    is_tls_eof,
-    tls_failure,
-)
+from tcpsock._wire.tls import TlsWire, is_tls_eof, tls_failure
+from tcpsock._wire.wire import HANGUP, TIMED_OUT, WOKEN, Wire, connection_lost
 
 ADDRESS = "a.example:1"
 NOW = Deadline(0)
