@@ -326,6 +326,7 @@ class Connection:
                     if self._stand_back():
                         continue
                     events = self._choose_events(wire)
+                    watching = receiving.inbound is Inbound.WATCHED
                     receiving.owner = Owner.THREAD
             if fin_is_due:
                 sending.try_half_close()
@@ -341,14 +342,17 @@ class Connection:
                 state.clear_waker()
             if found & POLLOUT:
                 sending.flush_tail(wire)
-            if found & ~WOKEN and events & POLLIN:
+            if found & ~WOKEN and events & POLLIN and not watching:
                 receiving.receive_ahead(wire)
-            else:
-                reset = bool(found & HANGUP) and wire.was_reset()
-                with state.lock:
-                    receiving.owner = Owner.NOBODY
-                    if found & HANGUP:
-                        receiving.note_hangup(found, reset)
+                continue
+            reset = bool(found & HANGUP) and wire.was_reset()
+            ended = bool(found & POLLIN) and wire.at_eof()  # only asked for without POLLRDHUP
+            with state.lock:
+                receiving.owner = Owner.NOBODY
+                if found & HANGUP or ended:
+                    receiving.note_hangup(found, reset)
+                elif found & POLLIN:
+                    receiving.unread = True
 
     def _decide(self) -> bool:
         """Move on to the next state, where it is time to. True: there is nothing left to serve.
@@ -413,8 +417,10 @@ class Connection:
             events = 0 if receiving.hangup_known else POLLERR  # a reset may still come
         elif receiving.stalled and receiving.peer_done:
             events = 0 if receiving.hangup_known else POLLERR
-        elif receiving.stalled or receiving.inbound is Inbound.WATCHED:
+        elif receiving.stalled:
             events = POLLRDHUP or POLLERR
+        elif receiving.inbound is Inbound.WATCHED:
+            events = POLLRDHUP or (POLLERR if receiving.unread else POLLIN)
         else:
             events = wire.receive_events
         return events | POLLOUT if self.state.tail else events

@@ -90,6 +90,8 @@ class Receiving:
         reading: the read in progress.
         thread_waits: the thread waits for the caller that owns the receive side.
         stalled: the thread waits for room in the queue.
+        unread: bytes lie in the kernel that nobody has asked for, and hide a FIN behind them; known
+            only where there is no POLLRDHUP.
         peer_done: the peer's FIN is behind what the queue has no room for.
         hangup_known: both sides have hung up: a poll would end at once, again and again.
         cancelled: the inbound data was given up by cancel(): reads give EOF.
@@ -108,6 +110,7 @@ class Receiving:
         self.reading: _Call | None = None
         self.thread_waits = False
         self.stalled = False
+        self.unread = False
         self.peer_done = False
         self.hangup_known = False
         self.cancelled = False

@@ -146,6 +146,15 @@ class Wire:
         error = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         return error == errno.EPIPE
 
+    def at_eof(self) -> bool:
+        """Whether the peer has ended and nothing that it sent before is unread (rule R0)."""
+        try:
+            return not socket.socket.recv(self._socket, 1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True  # reset; whoever receives is told so
+
     def plaintext_waiting(self) -> bool:
         """Whether bytes have arrived that nobody received (rule S5)."""
         try:
