@@ -333,7 +333,9 @@ class Connection:
                 continue
             if state.dropped and state.ending is Ending.NONE:
                 found = 0  # a finalizer said so that could not take the lock to wake us
-            elif events & POLLIN and (wire.maybe_more or receiving.inbound is Inbound.DRAINING):
+            elif events & POLLIN and (
+                receiving.inbound is Inbound.DRAINING or (wire.maybe_more and not watching)
+            ):
                 found = POLLIN
             else:
                 closing = state.ending is Ending.CLOSING

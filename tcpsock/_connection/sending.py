@@ -32,13 +32,17 @@ __all__ = ["Sending"]
 _OPEN, _CLOSING, _NOT_ENDING = Phase.OPEN, Outbound.CLOSING, Ending.NONE
 
 
+class _HalfClose:
+    """Whose turn it is while FIN goes out: one object for each attempt."""
+
+
 class Sending:
     """What a connection sends.
 
     Attributes, each guarded by the state's lock:
         outbound: see the enum.
         refusal: what later writes raise, once the write side is closed.
-        turn: who is sending: an object of the write's own; for the half-close this one.
+        turn: who is sending: an object of that write's, or of that half-close's, own.
         waiting: how many writes wait for their turn.
         blocked: the write in progress waits for the peer to take more.
         lease: the stream's lock.
@@ -73,7 +77,7 @@ class Sending:
     def release(self, holder: object) -> None:
         """Give the stream's lock back; StreamBusy while a write is in progress."""
         with self._state.lock:
-            busy = self.waiting > 0 or self.turn not in (None, self)
+            busy = self.waiting > 0 or not isinstance(self.turn, (_HalfClose, type(None)))
             self.lease.give_back(holder, busy=busy)
         self._state.settlements.run()
 
@@ -228,6 +232,7 @@ class Sending:
     def try_half_close(self) -> None:
         """Send FIN if it is due and nobody is sending. Never waits; takes the lock."""
         state = self._state
+        mine = _HalfClose()
         try:
             with state.lock:
                 if (
@@ -238,7 +243,7 @@ class Sending:
                     return
                 wire = state.wire
                 assert wire is not None
-                self.turn = self
+                self.turn = mine
             done = wire.half_close()
             with state.lock:
                 state.tail = not done
@@ -246,15 +251,15 @@ class Sending:
                     self._shut()
         finally:
             try:
-                self._end_half_close()
+                self._end_half_close(mine)
             except BaseException:  # a signal handler's: the turn must not stay taken
-                self._end_half_close()
+                self._end_half_close(mine)
                 raise
         state.settlements.run()
 
-    def _end_half_close(self) -> None:
+    def _end_half_close(self, mine: _HalfClose) -> None:
         with self._state.lock:
-            if self.turn is self:
+            if self.turn is mine:
                 self.turn = None
                 self._state.wake_all()
 
