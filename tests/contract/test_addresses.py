@@ -340,7 +340,7 @@ class TestA3ObjectForms:
         None,
         80,
         b"db.example:80",
-        object(),
+        object,
         ("db.example",),
         ("db.example", 80, 0),
         (),
@@ -607,7 +607,7 @@ WRONG_OPTIONS = [
     ),
     *(("no_delay", value) for value in ("yes", None, "")),
     *(("keep_alive", value) for value in ("yes", None, 60, 1.0, (60, 10, 5), KeepAlive)),
-    *(("policy", value) for value in (object(), "public_internet", True)),
+    *(("policy", value) for value in (object, "public_internet", True)),
 ]
 
 

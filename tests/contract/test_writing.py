@@ -76,7 +76,7 @@ def test_W1_a_str_is_a_TypeError_that_says_encode(pair) -> None:
     assert peer.read_all() == b"fine"
 
 
-@pytest.mark.parametrize("bad", [None, 5, [1, 2], object()], ids=repr)
+@pytest.mark.parametrize("bad", [None, 5, [1, 2], object], ids=repr)
 def test_W1_what_is_not_bytes_like_is_a_TypeError_and_harms_nothing(pair, bad) -> None:
     sock, peer = pair()
     writer = sock.writable.get_writer()
