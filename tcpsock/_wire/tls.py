@@ -73,7 +73,10 @@ class TlsWire(Wire):
     @property
     def session(self) -> ssl.SSLSession | None:
         with self._tls_lock:
-            session = self._tls.session
+            try:
+                session = self._tls.session
+            except ValueError:  # some 64 KB, a huge ticket or certificate: Python can't copy it
+                return None
             version = self._tls.version()
         if session is None or not (session.has_ticket or (session.id and version != "TLSv1.3")):
             return None
