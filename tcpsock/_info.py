@@ -74,13 +74,13 @@ class SocketInfo:
     """Such as "TLSv1.3"; None without TLS."""
     cipher: str | None = None
     """OpenSSL's name of the cipher suite; None without TLS."""
-    peer_certificate: bytes | None = None
+    peer_certificate: bytes | None = field(default=None, repr=False)
     """The peer's certificate, DER; None without TLS."""
     cipher_bits: int | None = None
     """How many secret bits the cipher uses; None without TLS."""
-    certificate: Mapping[str, object] | None = field(default=None, hash=False)
+    certificate: Mapping[str, object] | None = field(default=None, hash=False, repr=False)
     """The peer's certificate in the form of `ssl.SSLSocket.getpeercert()`."""
-    certificate_chain: tuple[bytes, ...] = ()
+    certificate_chain: tuple[bytes, ...] = field(default=(), repr=False)
     """DER, leaf first; the leaf alone where this Python can't tell the rest."""
     timings: Timings = Timings(None, None, None)
     """How long opening took."""

@@ -89,12 +89,18 @@ class Connection:
 
     def close(self) -> None:
         """Flush, FIN, drain, by the close timeout (rule E4). Returns at once; never raises."""
-        with self.state.lock:
-            if not self._is_ours_to_end():
-                return
-            self._close()
-        self._wake_predecessor()
-        self.sending.try_half_close()
+        woken = False
+        try:
+            with self.state.lock:
+                if not self._is_ours_to_end():
+                    return
+                self._close()
+            self._wake_predecessor()
+            woken = self.sending.try_half_close()  # first, or the thread wakes up to nothing
+        finally:
+            if not woken:
+                with self.state.lock:
+                    self.state.wake_all()
         self.state.settlements.run()
 
     def _close(self) -> None:
@@ -377,7 +383,7 @@ class Connection:
                 state.fail(state.lost)
                 return True
         if receiving.inbound is Inbound.EOF:
-            if not self._half_open:
+            if not self._half_open and sending.outbound is Outbound.OPEN:
                 sending.close(sending.peer_closed_error())
             return sending.outbound is Outbound.SHUT
         if receiving.cancelled and sending.outbound is Outbound.SHUT:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import socket
 import ssl
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -35,7 +35,7 @@ from .._options import KeepAlive, SocketOptions, TlsOptions
 from .._wire.contexts import client_context
 from .._wire.descriptors import ours
 from .._wire.platform import POLLIN, Waker, poller
-from .._wire.tls import TlsWire, is_tls_eof, tls_failure
+from .._wire.tls import TlsWire, is_tls_eof, tls_failure, verified_name
 from .._wire.wire import TIMED_OUT, WOKEN, Wire, connection_lost
 
 __all__ = [
@@ -224,7 +224,7 @@ class Dialling:
     def _unresolved(self, error: BaseException) -> ResolveError:
         said = getattr(error, "strerror", None) or str(error) or repr(error)
         return ResolveError(
-            f"{self._address}: cannot resolve the name: {said} (resolve)",
+            f"{self._address}: cannot resolve the name: {printable(said)} (resolve)",
             address=self._address,
             errno=error.errno if isinstance(error, OSError) else None,
         )
@@ -334,7 +334,7 @@ def secure(
                 suppress_ragged_eofs=False,
             )
             ours.add(sock)
-            if session is not None:
+            if session is not None and verified_name(session) == tls.server_name:
                 try:
                     sock.session = session
                 except ValueError:
@@ -382,11 +382,19 @@ def _with_tls(info: SocketInfo, sock: ssl.SSLSocket, seconds: float) -> SocketIn
         cipher=cipher[0] if cipher else None,
         cipher_bits=cipher[2] if cipher else None,
         peer_certificate=leaf,
-        certificate=sock.getpeercert() or None,
+        certificate=_in_words(sock),
         certificate_chain=tuple(chain),
         timings=replace(info.timings, tls=seconds),
         _tls_unique=sock.get_channel_binding() if version != "TLSv1.3" else None,
     )
+
+
+def _in_words(sock: ssl.SSLSocket) -> Mapping[str, object] | None:
+    """getpeercert(); None also for a certificate that is good, but that Python can't decode."""
+    try:
+        return sock.getpeercert() or None
+    except (ValueError, ssl.SSLError):
+        return None
 
 
 # What OpenSSL says when the first bytes that it gets are no TLS record.
@@ -422,7 +430,7 @@ def _handshake_failure(
         )
     if isinstance(error, ValueError):
         return TlsError(f"{address}: {error} (tls)", address=address)
-    if is_tls_eof(error):
+    if is_tls_eof(error) or isinstance(error, ssl.SSLZeroReturnError):
         return TlsError(
             f"{address}: the peer closed the connection during the TLS handshake (tls); it may"
             " not speak TLS on this port, or refuse ours",

@@ -22,6 +22,7 @@ from .._errors import (
     bare,
     fresh,
 )
+from .._wire.platform import POLLOUT
 from .._wire.wire import TIMED_OUT, WOKEN, Wire
 from .lease import Lease
 from .state import Ending, Outbound, Phase, State
@@ -191,6 +192,8 @@ class Sending:
             if found & ~WOKEN:
                 return True
             if found == TIMED_OUT and (deadline is None or not deadline.expired()):
+                if not wire.send_events & POLLOUT:
+                    return True  # what it waits for may have been received by whoever reads
                 heed_waker = True  # that was the short wait below
             elif found == TIMED_OUT:
                 return False
@@ -229,8 +232,11 @@ class Sending:
         """Whether the half-close has been asked for and can begin. Requires the lock."""
         return self.outbound is Outbound.CLOSING and self.turn is None and not self._state.tail
 
-    def try_half_close(self) -> None:
-        """Send FIN if it is due and nobody is sending. Never waits; takes the lock."""
+    def try_half_close(self) -> bool:
+        """Send FIN if it is due and nobody is sending. Never waits; takes the lock.
+
+        Returns: whether it tried, and so has woken everybody.
+        """
         state = self._state
         mine = _HalfClose()
         try:
@@ -240,7 +246,7 @@ class Sending:
                     or state.phase is not Phase.OPEN
                     or state.ending not in (Ending.NONE, Ending.CLOSING)
                 ):
-                    return
+                    return False
                 wire = state.wire
                 assert wire is not None
                 self.turn = mine
@@ -256,6 +262,7 @@ class Sending:
                 self._end_half_close(mine)
                 raise
         state.settlements.run()
+        return True
 
     def _end_half_close(self, mine: _HalfClose) -> None:
         with self._state.lock:

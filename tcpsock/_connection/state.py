@@ -23,7 +23,7 @@ import threading
 
 from .._deadline import Deadline
 from .._errors import Phase as ErrorPhase
-from .._errors import SocketAborted, SocketClosed, SocketError, StreamBusy, bare, fresh
+from .._errors import SocketAborted, SocketClosed, SocketError, StreamBusy, bare, fresh, printable
 from .._futures import Settlements, born_running
 from .._info import SocketInfo
 from .._wire.platform import Waker
@@ -181,11 +181,13 @@ class State:
             self.fail(self.lost)
 
     def begin_closing(self, seconds: float | None) -> None:
-        """Start the graceful end, unless something else has ended the connection already."""
+        """Start the graceful end, unless something else has ended the connection already.
+
+        It wakes nobody: who asks for it does, once there is no more to be done before (see close).
+        """
         if self.ending is Ending.NONE and self.phase is not Phase.ENDED:
             self.ending = Ending.CLOSING
             self.closing = Deadline(seconds)
-            self.wake_all()
 
     def cut(self) -> None:
         """Give the descriptor back at once, with a reset."""
@@ -216,7 +218,8 @@ class State:
 
     def aborted_error(self, reason: object) -> SocketAborted:
         """The refusal of a socket that was aborted."""
-        why = "" if reason is None else f": {reason if isinstance(reason, str) else repr(reason)}"
+        said = reason if isinstance(reason, str) else repr(reason)
+        why = "" if reason is None else f": {printable(said)}"
         return SocketAborted(
             f"{self.address}: the connection was aborted{why}",
             phase="close",

@@ -30,7 +30,9 @@ _LONGEST_HOST = 253  # characters, RFC 1035 section 2.3.4 less the length bytes 
 _LONGEST_LABEL = 63  # RFC 1035 section 2.3.4
 _LAST_PORT = 65535
 
-_BLANK_OR_CONTROL = re.compile("[\\s\0-\x1f\x7f-\x9f]")
+_BLANK_OR_CONTROL = re.compile(  # IDNA knows the bidirectional controls of Unicode 3.2 alone
+    "[\\s\0-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]"
+)
 # What ends or divides the host of a URL (WHATWG URL, "forbidden host code points"), save blanks.
 _DELIMITER = re.compile(r"[#%/:<>?@\[\\\]^|]")
 _DECIMAL = re.compile("[0-9]+")

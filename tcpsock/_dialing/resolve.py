@@ -8,6 +8,7 @@ such threads would not do, as forty look-ups that hang would fill it.
 from __future__ import annotations
 
 import errno
+import functools
 import ipaddress
 import itertools
 import re
@@ -45,14 +46,22 @@ def literal(hostname: str, port: int) -> tuple[Candidate, ...] | None:
     Raises:
         OSError: the scope of an IPv6 address is no interface of this machine.
     """
+    ip, scope = _address_and_scope(hostname)
+    if ip is None:
+        return None
+    if ":" in ip:
+        return (Candidate(socket.AF_INET6, (ip, port, 0, _scope_id(scope))),)
+    return (Candidate(socket.AF_INET, (ip, port)),)
+
+
+@functools.lru_cache(maxsize=1024)
+def _address_and_scope(hostname: str) -> tuple[str | None, str]:
+    """The IP address that a host is, spelled as getpeername() does it, or None; and its scope."""
     ip, _, scope = dns_name(hostname).partition("%")
     if not ip_literal(ip):
-        return None
+        return None, ""
     packed = ipaddress.ip_address(ip).packed
-    if len(packed) == 4:
-        return (Candidate(socket.AF_INET, (ip, port)),)
-    usual = socket.inet_ntop(socket.AF_INET6, packed)  # the spelling of getpeername()
-    return (Candidate(socket.AF_INET6, (usual, port, 0, _scope_id(scope))),)
+    return socket.inet_ntop(socket.AF_INET6, packed) if len(packed) == 16 else ip, scope
 
 
 def _scope_id(scope: str) -> int:

@@ -316,6 +316,9 @@ def _build(shape: _Shape, client_key_password: str | bytes | None) -> ssl.SSLCon
     context.verify_flags = ssl.VERIFY_X509_TRUSTED_FIRST | ssl.VERIFY_X509_PARTIAL_CHAIN
     # With this flag, which Python sets, an EOF without close_notify looks like a clean one (R8).
     context.options &= ~getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
+    # A server of TLS 1.2 may ask to begin anew in the middle of the stream: another certificate
+    # would come, and writes would wait for what reads receive. It is told that we don't.
+    context.options |= ssl.OP_NO_RENEGOTIATION
     if shape.alpn:
         context.set_alpn_protocols(list(shape.alpn))
     for roots in shape.roots:

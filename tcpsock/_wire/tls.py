@@ -7,9 +7,11 @@ nobody waits with the lock held.
 
 from __future__ import annotations
 
+import re
 import socket
 import ssl
 import threading
+from collections import OrderedDict
 from typing import Final
 
 from .._errors import Phase, SocketError, TlsError, TlsTruncated, bare
@@ -17,7 +19,7 @@ from .close_notify import close_notify_record, prepare
 from .platform import POLLERR, POLLIN, POLLOUT, Waker, poller
 from .wire import Wire, connection_lost
 
-__all__ = ["TlsWire", "is_tls_eof", "tls_failure"]
+__all__ = ["TlsWire", "is_tls_eof", "tls_failure", "verified_name"]
 
 _BUFFER: Final = 1 << 18  # bytes that one recv() of a TLS wire can give
 
@@ -80,6 +82,7 @@ class TlsWire(Wire):
             version = self._tls.version()
         if session is None or not (session.has_ticket or (session.id and version != "TLSv1.3")):
             return None
+        _remember_name(session, self._tls.server_hostname)
         return session
 
     def recv(self, size: int) -> bytes | None:
@@ -231,6 +234,26 @@ class TlsWire(Wire):
         return bool(self._rescued)
 
 
+# For which name each session was verified, by its id: OpenSSL asks for neither name nor chain when
+# it resumes one. The newest are kept; one that is forgotten costs a full handshake.
+_names: OrderedDict[bytes, str | None] = OrderedDict()
+_MOST_NAMES: Final = 4096
+_names_lock = threading.RLock()
+
+
+def _remember_name(session: ssl.SSLSession, name: str | None) -> None:
+    with _names_lock:
+        _names[session.id] = name
+        if len(_names) > _MOST_NAMES:
+            _names.popitem(last=False)
+
+
+def verified_name(session: ssl.SSLSession) -> str | None:
+    """The server name of the connection that a session comes from; None if it is not known."""
+    with _names_lock:
+        return _names.get(session.id)
+
+
 def is_tls_eof(error: OSError) -> bool:
     """Whether TLS met the end of the stream where there should have been more (trap T4)."""
     return isinstance(error, ssl.SSLEOFError) or (
@@ -238,13 +261,21 @@ def is_tls_eof(error: OSError) -> bool:
     )
 
 
+# OpenSSL names an alert of the peer's after the version that brought it in. For some, and for a
+# malformed record or two ("internal error"), Python has no name, but a text with its own source.
+_ALERT = re.compile(r"(?:sslv3|tlsv1|tlsv13) (?:alert )?(.+)")
+_SOURCE = re.compile(r"^\[[^]]*\] | \(_ssl\.c:[0-9]+\)$")
+
+
 def tls_failure(address: str | None, phase: Phase, error: OSError) -> SocketError:
     """What an error of the TLS object means when it is none of the ordinary ones."""
     if not isinstance(error, ssl.SSLError):
         return connection_lost(address, phase, error)
-    reason = error.reason or str(error)
+    said = (error.reason or _SOURCE.sub("", error.strerror or str(error))).replace("_", " ").lower()
+    alert = _ALERT.fullmatch(said)
+    what = f"the peer ended it by the alert {alert[1]!r}" if alert else said
     return TlsError(
-        f"{address}: TLS failed: {reason.replace('_', ' ').lower()} ({phase})",
+        f"{address}: TLS failed: {what} ({phase})",
         phase=phase,
         address=address,
         errno=error.errno,

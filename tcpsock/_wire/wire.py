@@ -85,7 +85,8 @@ class Wire:
         """The same for the sending thread.
 
         It cannot clear the waker, which is the receiver's. So that it doesn't spin until that one
-        does, it may be told not to heed it for a while: _SHORT_WAIT at most.
+        does, it may be told not to heed it for a while: _SHORT_WAIT at most. The same when TLS is
+        to receive before it can send: the receiver may take what is waited for here.
         """
         if events != self._send_events:
             self._send_poller.modify(self._fd, events)
@@ -93,6 +94,7 @@ class Wire:
         milliseconds = None if deadline is None else deadline.poll_ms()
         if not heed_waker:
             self._send_poller.unregister(self._waker_fd)
+        if not heed_waker or not events & POLLOUT:
             milliseconds = min(_SHORT_WAIT, _SHORT_WAIT if milliseconds is None else milliseconds)
         try:
             found = 0
