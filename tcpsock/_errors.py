@@ -44,6 +44,7 @@ __all__ = [
     "WriteTimeout",
     "bare",
     "fresh",
+    "number_in_words",
     "printable",
 ]
 
@@ -410,6 +411,14 @@ def bare(error: AnyException) -> AnyException:
 _UNPRINTABLE = re.compile(
     "[\0-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 )
+
+
+def number_in_words(number: float) -> str:
+    """A number for a message: Python refuses to write one of thousands of digits."""
+    try:
+        return repr(number)
+    except ValueError:
+        return "one of thousands of digits"
 
 
 def printable(text: str, limit: int = 200) -> str:

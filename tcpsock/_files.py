@@ -9,6 +9,7 @@ import contextlib
 import io
 import sys
 import warnings
+import weakref
 from collections.abc import Callable
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
@@ -77,7 +78,10 @@ class RawReader(_Raw):
         known_at: a position, as `given` counts, up to which the file's user has had everything.
         timed_out: the file is of no more use, as one of socket.makefile() after a timeout.
         shut: the buffer is asked for what it holds: nothing more is to be had.
+        file: the buffer above; it keeps this one alive.
     """
+
+    file: weakref.ref[io.BufferedReader]
 
     def __init__(
         self,
@@ -129,6 +133,14 @@ class RawReader(_Raw):
         else:
             self.log = bytearray(chunk[line_end + 1 :])
 
+    def in_file(self) -> int:
+        """How many bytes the file has had from here and not given out; it doesn't wait."""
+        file = self.file()
+        try:
+            return 0 if file is None else self.given - file.tell()
+        except ValueError:
+            return 0  # closed or detached just now
+
     def ungiven(self) -> bytes:
         """What the operation that timed out had gathered."""
         return bytes(self.log[max(0, len(self.log) - (self.given - self.known_at)) :])
@@ -179,6 +191,10 @@ class _TimedReadFile(_ReadFile):
     def readinto1(self, buffer: Buffer, /) -> int:
         return self._logged(lambda: super(_TimedReadFile, self).readinto1(buffer))
 
+    def readlines(self, hint: int | None = -1, /) -> list[bytes]:
+        # Its lines have not been given out before the last one is there.
+        return self._logged(lambda: super(_TimedReadFile, self).readlines(hint or -1))
+
     def _logged(self, operation: Callable[[], _Result]) -> _Result:
         raw = self.raw
         if raw.timed_out:
@@ -195,7 +211,9 @@ class _TimedReadFile(_ReadFile):
 
 def read_file(raw: RawReader, buffering: int) -> io.BufferedReader:
     """The file over a raw reader."""
-    return _ReadFile(raw, buffering) if raw.timeout is None else _TimedReadFile(raw, buffering)
+    file = _ReadFile(raw, buffering) if raw.timeout is None else _TimedReadFile(raw, buffering)
+    raw.file = weakref.ref(file)
+    return file
 
 
 class RawWriter(_Raw):

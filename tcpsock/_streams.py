@@ -17,7 +17,7 @@ from typing import IO, TYPE_CHECKING, TypeAlias
 
 from ._connection.life import Connection
 from ._connection.queue import ByteQueue
-from ._errors import StreamLocked
+from ._errors import StreamBusy, StreamLocked, number_in_words
 from ._files import Buffer, RawReader, RawWriter, WriteFile, bytes_of, read_file, write_all
 from ._futures import born_running
 from ._hints import missing_attribute
@@ -339,13 +339,15 @@ class Reader(Handle):
         """
         _check_size("buffering", buffering, least=1)
         self._receiving.lease.check(self._holder)
-        self._file = raw = RawReader(self, self._connection, self._timeout, self._give_file_up)
-        return read_file(raw, buffering)
+        raw = RawReader(self, self._connection, self._timeout, self._give_file_up)
+        file = read_file(raw, buffering)
+        self._file = self._receiving.held_by_file = raw.in_file
+        return file
 
     def _give_file_up(self, unread: bytes) -> None:
         self._receiving.put_back(unread)
-        self._file = None
-        self.release_lock()
+        self._file = self._receiving.held_by_file = None
+        self._receiving.release(self)
 
     def cancel(self, reason: object = None) -> None:
         """Give the inbound data up, as ReadableStream.cancel() does."""
@@ -356,8 +358,15 @@ class Reader(Handle):
         """Give the stream's lock back; what was read ahead stays in the stream.
 
         Raises:
-            StreamBusy: a read is in progress; the lock is still held.
+            StreamBusy: a read is in progress, or an as_file() is open; the lock is still held.
         """
+        if self._file is not None:
+            raise StreamBusy(
+                f"{self._connection.state.address}: this reader's as_file() is open, and holds the"
+                " lock until it is closed",
+                phase="read",
+                address=self._connection.state.address,
+            )
         self._receiving.release(self)
 
     @property
@@ -390,7 +399,8 @@ class Reader(Handle):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.release_lock()
+        if self._file is None:  # else it has the lock, until it is closed
+            self.release_lock()
 
     def __repr__(self) -> str:
         return self._describe("locked" if self._receiving.lease.is_held_by(self) else "released")
@@ -501,7 +511,7 @@ class Writer(Handle):
 
     def _give_file_up(self) -> None:
         self._file = None
-        self.release_lock()
+        self._sending.release(self)
 
     def close(self) -> None:
         """Half-close: FIN after the write in progress, over TLS close_notify first (rule W3).
@@ -521,8 +531,15 @@ class Writer(Handle):
         """Give the stream's lock back.
 
         Raises:
-            StreamBusy: a write is in progress; the lock is still held.
+            StreamBusy: a write is in progress, or an as_file() is open; the lock is still held.
         """
+        if self._file is not None:
+            raise StreamBusy(
+                f"{self._connection.state.address}: this writer's as_file() is open, and holds the"
+                " lock until it is closed",
+                phase="write",
+                address=self._connection.state.address,
+            )
         self._sending.release(self)
 
     @property
@@ -545,7 +562,8 @@ class Writer(Handle):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.release_lock()
+        if self._file is None:  # else it has the lock, until it is closed
+            self.release_lock()
 
     def __repr__(self) -> str:
         return self._describe("locked" if self._sending.lease.is_held_by(self) else "released")
@@ -555,4 +573,4 @@ def _check_size(name: str, size: object, *, least: int = 0) -> None:
     if isinstance(size, bool) or not isinstance(size, int):
         raise TypeError(f"{name} must be an int, not {type(size).__name__}")
     if size < least:
-        raise ValueError(f"{name} must be {least} or more, not {size}")
+        raise ValueError(f"{name} must be {least} or more, not {number_in_words(size)}")

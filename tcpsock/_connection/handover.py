@@ -60,7 +60,7 @@ def upgrade(connection: Connection, successor: Connection, check: Callable[[], N
     try:
         with state.lock:
             check()
-            if connection.receiving.queue:
+            if connection.receiving.read_ahead:
                 injected = plaintext_injected(state.address)
                 state.fail(injected, Ending.CUT)
                 connection.receiving.discard()
@@ -142,9 +142,10 @@ def _check_detachable(connection: Connection) -> None:
             phase="close",
             address=state.address,
         )
-    if connection.receiving.queue or (state.wire is not None and state.wire.holds_bytes):
+    read_ahead = connection.receiving.read_ahead
+    if read_ahead or (state.wire is not None and state.wire.holds_bytes):
         raise StreamBusy(
-            f"{state.address}: {len(connection.receiving.queue)} bytes have been read ahead; read"
+            f"{state.address}: {read_ahead} bytes have been read ahead; read"
             " them first, or detach() before asking for a reader",
             phase="close",
             address=state.address,

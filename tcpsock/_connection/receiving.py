@@ -95,6 +95,8 @@ class Receiving:
         peer_done: the peer's FIN is behind what the queue has no room for.
         hangup_known: both sides have hung up: a poll would end at once, again and again.
         cancelled: the inbound data was given up by cancel(): reads give EOF.
+        held_by_file: tells how many bytes an open as_file() has taken and not given to its user
+            yet; it doesn't wait. None: there is no such file.
         left_at: when a caller last gave up the receive side, as time.monotonic() counts.
         lease: the stream's lock.
         received: bytes so far; last_at: when the last ones came.
@@ -114,6 +116,7 @@ class Receiving:
         self.peer_done = False
         self.hangup_known = False
         self.cancelled = False
+        self.held_by_file: Callable[[], int] | None = None
         self.left_at = 0.0
         self.lease = Lease(state, "read")
         self.received = 0
@@ -128,12 +131,18 @@ class Receiving:
         state = self._state
         with state.lock:
             self.lease.take(holder, closed)
-            if state.failure is not None:  # who comes too late learns at once how it ended (R10)
-                self.lease.settle(state.failure)
-            elif self.cancelled:
+            if self.cancelled:  # who comes too late learns at once how it ended (R10)
                 self.lease.settle(None)
+            elif state.failure is not None:
+                self.lease.settle(state.failure)
             self.begin_reading()
         state.settlements.run()
+
+    @property
+    def read_ahead(self) -> int:
+        """How many bytes were received and not read by anybody. Requires the lock."""
+        held = 0 if self.held_by_file is None else self.held_by_file()
+        return len(self.queue) + held
 
     def release(self, holder: object) -> None:
         """Give the stream's lock back; StreamBusy while a read is in progress."""
@@ -471,7 +480,7 @@ class Receiving:
                     self.queue.append(got)
             elif got is not None:
                 self._note_eof()
-            elif state.lost is not None:  # that was all that the kernel had
+            elif state.lost is not None and self.inbound is Inbound.DRAINING:  # that was all
                 state.fail(state.lost)
             if self.reading is not None:
                 state.callers_turn.notify_all()
@@ -489,7 +498,7 @@ class Receiving:
             assert self._state.wire is not None
             self._state.fail(self._state.wire.lost("read"))
         elif reset:
-            self.inbound = Inbound.DRAINING
+            self.drain()
         else:
             self.peer_done = True
             self.hangup_known = bool(found & (POLLERR | POLLHUP))

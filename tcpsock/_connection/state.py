@@ -18,7 +18,6 @@ Two things are owned rather than locked, since they take time: the receive side
 from __future__ import annotations
 
 import enum
-import ssl
 import threading
 
 from .._deadline import Deadline
@@ -96,8 +95,8 @@ class State:
         closing: by when close() must be done.
         leaving: the thread has decided to give the wire away, and how: no way back.
         dropped: nobody refers to the public objects any more. Set without the lock, by finalizers.
-        wire: from `opened` until the end.
-        info: what is known since `opened`; session: the TLS session, once the wire is gone.
+        wire: from `opened` until the end; ended: the same from then on, if nobody else has it.
+        info: what is known since `opened`.
         waker: wakes a thread in a poll; the connection's own, from its thread's first step to last.
         settlements: futures that are due when the lock is released.
     """
@@ -120,7 +119,7 @@ class State:
         self.wire: Wire | None = None
         self.waker: Waker | None = None
         self.info: SocketInfo | None = None
-        self.session: ssl.SSLSession | None = None
+        self.ended: Wire | None = None
         self.opened = born_running()
         self.closed = born_running()
         self.settlements = Settlements()

@@ -14,7 +14,7 @@ import re
 from collections.abc import Mapping
 from functools import lru_cache
 
-from .._errors import InvalidAddress, printable
+from .._errors import InvalidAddress, number_in_words, printable
 
 __all__ = [
     "check_host",
@@ -31,7 +31,7 @@ _LONGEST_LABEL = 63  # RFC 1035 section 2.3.4
 _LAST_PORT = 65535
 
 _BLANK_OR_CONTROL = re.compile(  # IDNA knows the bidirectional controls of Unicode 3.2 alone
-    "[\\s\0-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]"
+    "[\\s\0-\x1f\x7f-\x9f\ud800-\udfff\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]"
 )
 # What ends or divides the host of a URL (WHATWG URL, "forbidden host code points"), save blanks.
 _DELIMITER = re.compile(r"[#%/:<>?@\[\\\]^|]")
@@ -106,7 +106,7 @@ def check_port(port: object) -> int:
         raise TypeError(f"port must be an int, not {type(port).__name__}")
     number = operator.index(port)
     if not 1 <= number <= _LAST_PORT:
-        raise InvalidAddress(f"port {number} is outside 1..{_LAST_PORT}")
+        raise InvalidAddress(f"port {number_in_words(number)} is outside 1..{_LAST_PORT}")
     return number
 
 

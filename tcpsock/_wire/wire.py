@@ -214,7 +214,7 @@ class Wire:
 
     def close(self) -> None:
         """Give the descriptor back; the kernel goes on delivering what it took."""
-        self._socket.close()
+        end_socket(self._socket, reset=False)
 
     def reset(self) -> None:
         """Give the descriptor back and tell the peer so with a reset."""
@@ -247,7 +247,9 @@ def end_socket(sock: socket.socket, *, reset: bool) -> None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         except OSError:
             pass  # not TCP, or gone already
-    sock.close()
+    fd = sock.detach()  # its close() would drop the TLS object, and with it the session
+    if fd >= 0:
+        socket.close(fd)
 
 
 def connection_lost(address: str | None, phase: Phase, error: OSError | None) -> ConnectionLost:

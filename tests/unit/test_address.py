@@ -175,7 +175,7 @@ NO_ADDRESS = [
     ("ü" * 63 + ":80", "longer than 63"),
     ("\xad:80", "part of the name is empty"),
     ("bücher..example:80", "part of the name is empty"),
-    ("\ud800:80", "characters that no name has"),
+    ("\ud800:80", "blanks or control"),
     (f"{HOST_253}a:80", "254 characters"),
     (f"{HOST_253}a.:80", "255 characters"),
     ("a" * 254 + ":80", "254 characters"),

@@ -426,7 +426,7 @@ def test_O4_a_peer_that_refuses_our_versions_sends_an_alert(open_: Open) -> None
         with pytest.raises(TlsError) as failed:
             open_(dial(server.port, tls))
     assert failed.value.reason == "TLSV1_ALERT_PROTOCOL_VERSION"
-    assert "alert protocol version (tls)" in str(failed.value)
+    assert "ended it by the alert 'protocol version' (tls)" in str(failed.value)
 
 
 def test_O4_a_reset_before_the_handshake(open_: Open, listener: Listener) -> None:
