@@ -509,6 +509,7 @@ class Connection:
             address=state.address,
         )
         state.refusal, state.failure, state.phase = error, None, Phase.ENDED
+        state.ending = Ending.CUT  # greenlets live on in a child: what they come back to is over
         self.receiving.reading = None
         self.receiving.owner = Owner.NOBODY
         self.receiving.queue.clear()

@@ -71,9 +71,13 @@ class _SelectPoller:
 
 def poller() -> Poller:
     """A fresh poll object. Each is one waiter's: none may be used by two threads at once."""
-    if hasattr(select, "poll"):  # asked late: gevent replaces it
-        return select.poll()
-    return _SelectPoller()
+    if not hasattr(select, "poll"):  # asked late: gevent replaces it
+        return _SelectPoller()
+    if getattr(select.poll, "__module__", None) == "gevent.select":
+        from .green import GreenPoller
+
+        return GreenPoller()
+    return select.poll()
 
 
 class Waker:

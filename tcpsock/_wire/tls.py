@@ -14,7 +14,7 @@ import threading
 from collections import OrderedDict
 from typing import Final
 
-from .._errors import Phase, SocketError, TlsError, TlsTruncated, bare
+from .._errors import Phase, SocketError, TlsError, TlsTruncated, bare, fresh
 from .close_notify import close_notify_record, prepare
 from .platform import POLLERR, POLLIN, POLLOUT, Waker, poller
 from .wire import Wire, connection_lost
@@ -53,6 +53,8 @@ class TlsWire(Wire):
         self._ended = False  # TLS object finished in both directions
         self._broken = False  # a reset was seen that TLS will not tell of
         self._held_back: SocketError | None = None  # came behind bytes that go first
+        # What broke the TLS object. Of each call after that OpenSSL only says that it met an EOF.
+        self._fatal: SocketError | None = None
         self._peek_poller = poller()
         self._peek_poller.register(self._fd, POLLIN)
         prepare()
@@ -163,6 +165,8 @@ class TlsWire(Wire):
         if isinstance(error, ssl.SSLZeroReturnError):
             return None
         if is_tls_eof(error):
+            if self._fatal is not None:
+                return fresh(self._fatal)
             # A peer that is gone for good answers the alert about its early end with a reset.
             if not self._fin_came_first() and (self._broken or self.was_reset()):
                 return self.lost("read")
@@ -176,12 +180,14 @@ class TlsWire(Wire):
                 address=self.address,
                 errno=error.errno,
             )
-        return tls_failure(self.address, "read", error)
+        return self._noted(tls_failure(self.address, "read", error))
 
     def send(self, data: bytes | memoryview) -> int | None:
         with self._tls_lock:
             try:
-                return self._tls.send(memoryview(data)[:_TLS_SLICE])
+                # Not send(): gevent's says 0 for "not now", and the standard one, once the TLS
+                # object is gone, sends in clear.
+                return self._tls.write(memoryview(data)[:_TLS_SLICE])
             except ssl.SSLWantReadError:
                 self.send_events = POLLIN
                 return None
@@ -189,9 +195,17 @@ class TlsWire(Wire):
                 self.send_events = POLLOUT
                 return None
             except OSError as error:
-                if is_tls_eof(error):
-                    raise self.lost("write", error) from bare(error)
-                raise tls_failure(self.address, "write", error) from bare(error)
+                if not is_tls_eof(error):
+                    raise self._noted(tls_failure(self.address, "write", error)) from bare(error)
+                if self._fatal is not None:
+                    raise fresh(self._fatal) from bare(self._fatal)
+                raise self.lost("write") from bare(error)
+
+    def _noted(self, failure: SocketError) -> SocketError:
+        """The same; one of TLS is kept for the other direction to tell. Requires the TLS lock."""
+        if isinstance(failure, TlsError) and self._fatal is None:
+            self._fatal = failure
+        return failure
 
     def in_flight(self, data: bytes | memoryview) -> int:
         return min(len(data), _TLS_SLICE)

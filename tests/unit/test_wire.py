@@ -553,10 +553,10 @@ def test_T13_what_tls_wants_is_what_is_waited_for(
     monkeypatch.setattr(unix.tls, "recv_into", refuse(ssl.SSLWantReadError))
     assert wire.recv(10) is None
     assert wire.receive_events == POLLIN
-    monkeypatch.setattr(unix.tls, "send", refuse(ssl.SSLWantReadError))
+    monkeypatch.setattr(unix.tls, "write", refuse(ssl.SSLWantReadError))
     assert wire.send(b"x") is None
     assert wire.send_events == POLLIN
-    monkeypatch.setattr(unix.tls, "send", refuse(ssl.SSLWantWriteError))
+    monkeypatch.setattr(unix.tls, "write", refuse(ssl.SSLWantWriteError))
     assert wire.send(b"x") is None
     assert wire.send_events == POLLOUT
 
