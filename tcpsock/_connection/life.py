@@ -27,7 +27,7 @@ from .._errors import (
 )
 from .._futures import settle, settle_in_forked_child
 from .._info import SocketStats
-from .._wire.platform import POLLERR, POLLIN, POLLOUT, POLLRDHUP, Waker, at_fork
+from .._wire.platform import POLLERR, POLLHUP, POLLIN, POLLOUT, POLLRDHUP, Waker, at_fork
 from .._wire.wire import HANGUP, WOKEN, Wire, end_socket
 from .opening import Opener, Stopped, Upgrading
 from .receiving import Receiving
@@ -358,7 +358,7 @@ class Connection:
             if found & ~WOKEN and events & POLLIN and not watching:
                 receiving.receive_ahead(wire)
                 continue
-            reset = bool(found & HANGUP) and wire.was_reset()
+            reset = bool(found & (POLLERR | POLLHUP)) and wire.was_reset()
             ended = bool(found & POLLIN) and wire.at_eof()  # only asked for without POLLRDHUP
             with state.lock:
                 receiving.owner = Owner.NOBODY

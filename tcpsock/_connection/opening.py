@@ -184,7 +184,10 @@ class Dialling:
                 waker.clear()
                 if stop():
                     raise Stopped
-            return lookup.result()
+            found = lookup.result()
+            if self._deadline.expired():  # the time went here: there is none to dial in
+                raise self._timed_out("resolve", ())
+            return found
         finally:
             lookup.abandon()
 
@@ -231,6 +234,8 @@ class Dialling:
 
     def _timed_out(self, phase: Phase, attempts: tuple[Attempt, ...]) -> ConnectTimeout:
         doing = "the look-up of the name" if phase == "resolve" else _summary(attempts)
+        if not attempts and phase == "connect":
+            doing = "not even time for an attempt"
         return ConnectTimeout(
             f"{self._address}: no answer in {self._deadline.seconds:g} s ({phase}; {doing})",
             phase=phase,
