@@ -37,12 +37,15 @@ from ._options import KeepAlive, SocketAddress, SocketOptions, TlsOptions
 from ._socket import Socket, adopt, connect
 from ._streams import ReadableStream, Reader, WritableStream, Writer
 from ._version import __version__
+from .policy import Decision, EgressPolicy
 
 __all__ = [
     "Attempt",
     "ConnectError",
     "ConnectTimeout",
     "ConnectionLost",
+    "Decision",
+    "EgressPolicy",
     "IncompleteRead",
     "InvalidAddress",
     "KeepAlive",

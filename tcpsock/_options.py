@@ -10,27 +10,16 @@ from __future__ import annotations
 import functools
 import os
 import ssl
-import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from types import EllipsisType
-from typing import TYPE_CHECKING, Literal, TypedDict, TypeVar
+from typing import Literal, TypedDict, TypeVar
 
 from ._dialing import address
-
-if sys.version_info >= (3, 11):
-    from typing import Unpack
-elif TYPE_CHECKING:
-    from typing_extensions import Unpack
-else:
-
-    class Unpack:
-        """Stands in where typing has none; annotations are all that it is used in."""
-
-        def __class_getitem__(cls, fields):
-            return fields
-
+from ._errors import number_in_words
+from ._typing import Unpack
+from .policy import EgressPolicy
 
 __all__ = [
     "KeepAlive",
@@ -267,7 +256,7 @@ class SocketOptions:
             family are dialled, so ("0.0.0.0", 0) and ("::", 0) choose the family alone.
         no_delay: TCP_NODELAY: small writes go out at once.
         keep_alive: TCP keep-alive, on or off, or on with a pace of its own.
-        policy: which addresses may be dialled; None is all of them.
+        policy: what may be dialled, and how many sockets may be open; None is no limit.
 
     Raises:
         TypeError, ValueError: a value is wrong, or does not go with another (rules A3 and A4).
@@ -283,7 +272,7 @@ class SocketOptions:
     local_address: tuple[str, int] | None = None
     no_delay: bool = True
     keep_alive: bool | KeepAlive = True
-    policy: None = None
+    policy: EgressPolicy | None = None
 
     def __post_init__(self) -> None:
         _check_literal("secure_transport", self.secure_transport, ("off", "on", "starttls"))
@@ -302,7 +291,7 @@ class SocketOptions:
             _check_local_address(self.local_address)
         _check_type("no_delay", self.no_delay, bool, "a bool")
         _check_type("keep_alive", self.keep_alive, (bool, KeepAlive), "a bool or a KeepAlive")
-        _check_type("policy", self.policy, type(None), "None")
+        _check_type("policy", self.policy, (EgressPolicy, type(None)), "an EgressPolicy or None")
 
     __repr__ = _repr
 
@@ -337,7 +326,7 @@ class SocketOptionFields(TypedDict, total=False):
     local_address: tuple[str, int] | None
     no_delay: bool
     keep_alive: bool | KeepAlive
-    policy: None
+    policy: EgressPolicy | None
 
 
 def socket_options(options: SocketOptions | None, overrides: SocketOptionFields) -> SocketOptions:
@@ -393,7 +382,8 @@ def check_timeout(name: str, seconds: object, *, over_zero: bool = False) -> Non
         raise ValueError(f"{name} is too long to wait: None is no limit")
     if not (seconds > 0 or (seconds == 0 and not over_zero)):  # so that NaN is told as well
         least = "over 0" if over_zero else "0 or more"
-        raise ValueError(f"{name} must be {least} seconds or None, not {seconds!r}")
+        shown = number_in_words(seconds)
+        raise ValueError(f"{name} must be {least} seconds or None, not {shown}")
 
 
 def _hint(name: str, names: Sequence[str]) -> str:

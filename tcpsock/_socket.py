@@ -6,15 +6,31 @@ import concurrent.futures
 import socket
 import ssl
 import sys
+from collections.abc import Sequence
 from types import EllipsisType, TracebackType
 from typing import TYPE_CHECKING
 
 from ._connection import handover
 from ._connection.life import Connection
-from ._connection.opening import Adopted, Dialling, Opener, TlsStart, Upgrading, set_options
+from ._connection.opening import (
+    Adopted,
+    Dialling,
+    Opener,
+    TlsStart,
+    Upgrading,
+    Vetting,
+    set_options,
+)
 from ._connection.state import Ending, Outbound, Phase
 from ._dialing import address as addresses
-from ._errors import SocketForked, SocketUpgraded, StartTlsError, TlsError, fresh
+from ._errors import (
+    PlaintextInjected,
+    SocketForked,
+    SocketUpgraded,
+    StartTlsError,
+    TlsError,
+    fresh,
+)
 from ._hints import missing_attribute
 from ._info import SocketInfo, SocketStats
 from ._options import (
@@ -27,8 +43,13 @@ from ._options import (
     socket_options,
     tls_options,
 )
+from ._policy.counting import Place
 from ._streams import Anchor, ReadableStream, Reader, WritableStream, Writer
 from ._wire.contexts import checked_at_call, client_context
+from .policy import combine
+
+if TYPE_CHECKING:
+    from ._policy.rules import Rules
 
 __all__ = ["Socket", "adopt", "connect"]
 
@@ -51,6 +72,8 @@ def connect(
         InvalidAddress, TypeError, ValueError: a mistake in the arguments; an unreadable file is its
             OSError. Trouble of the network never raises here: it goes to `opened`, `closed`, and
             whatever is reading or writing.
+        PolicyViolation: `max_open_sockets` of the policy is reached. Its other refusals don't raise
+            here, either.
     """
     if isinstance(options, int) and isinstance(address, str):  # as in telnetlib
         raise TypeError(f'the port is a part of the address: connect("{address}:{options}")')
@@ -58,8 +81,11 @@ def connect(
     chosen = socket_options(options, option_overrides)
     tls = _tls_start(chosen, hostname)
     at_once = tls if chosen.secure_transport == "on" else None
-    opener = Dialling(hostname, port, chosen, at_once)
-    return Socket(opener, addresses.host_port(hostname, port), hostname, chosen)
+    where = addresses.host_port(hostname, port)
+    rules = combine([chosen.policy])
+    with _take_place(rules, where) as place:
+        opener = Dialling(hostname, port, chosen, at_once, _vetting(rules, hostname, port))
+        return Socket(opener, where, hostname, chosen, place)
 
 
 def adopt(
@@ -75,7 +101,8 @@ def adopt(
     Args:
         sock: from a proxy library, a socketpair(), a Unix socket, an inherited descriptor; it is
             detached, and the descriptor is the returned Socket's.
-        options: see SocketOptions; those for dialling have no effect.
+        options: see SocketOptions; those for dialling have no effect. A policy judges nothing
+            here, but counts.
         hostname: the name that TLS sends and verifies, unless `TlsOptions.server_hostname` is
             given; `SocketInfo.hostname`.
         option_overrides: single fields of SocketOptions.
@@ -83,6 +110,7 @@ def adopt(
     Raises:
         ValueError: the socket is not a connected stream, or TLS has no name to verify.
         TypeError: it is an `ssl.SSLSocket`, or no socket.
+        PolicyViolation: `max_open_sockets` of the policy is reached; the socket stays yours.
     """
     if isinstance(sock, ssl.SSLSocket):
         raise TypeError("sock is an ssl.SSLSocket; adopt the plain one with secure_transport='on'")
@@ -104,13 +132,14 @@ def adopt(
         where = addresses.host_port(hostname or peer[0], peer[1])
     else:
         where = hostname or "adopted socket"
-    own = socket.socket(sock.family, sock.type, sock.proto, fileno=sock.detach())
-    own.setblocking(False)
-    if own.family in (socket.AF_INET, socket.AF_INET6):
-        set_options(own, chosen)
-    at_once = tls if chosen.secure_transport == "on" else None
-    opener = Adopted(own, hostname or "", where, chosen, at_once)
-    return Socket(opener, where, hostname or "", chosen)
+    with _take_place(combine([chosen.policy]), where) as place:
+        own = socket.socket(sock.family, sock.type, sock.proto, fileno=sock.detach())
+        own.setblocking(False)
+        if own.family in (socket.AF_INET, socket.AF_INET6):
+            set_options(own, chosen)
+        at_once = tls if chosen.secure_transport == "on" else None
+        opener = Adopted(own, hostname or "", where, chosen, at_once)
+        return Socket(opener, where, hostname or "", chosen, place)
 
 
 class Socket:
@@ -131,7 +160,9 @@ class Socket:
     opened: concurrent.futures.Future[SocketInfo]
     closed: concurrent.futures.Future[None]
 
-    def __init__(self, opener: Opener, address: str, hostname: str, options: SocketOptions) -> None:
+    def __init__(
+        self, opener: Opener, address: str, hostname: str, options: SocketOptions, place: Place
+    ) -> None:
         connection = Connection(
             opener,
             address,
@@ -143,11 +174,13 @@ class Socket:
         self._connection = connection
         self._address, self._hostname, self._options = address, hostname, options
         self._transport = options.secure_transport
+        self._place = place
         self.readable = ReadableStream(connection, anchor, options.timeout)
         self.writable = WritableStream(connection, anchor, options.timeout)
         self.opened = connection.state.opened
         self.closed = connection.state.closed
         if not isinstance(opener, Upgrading):  # those run in the old socket's thread
+            place.follow(self.opened, self.closed)
             connection.start()
 
     if not TYPE_CHECKING:  # checkers would accept every name
@@ -225,11 +258,20 @@ class Socket:
             self._address,
             self._hostname,
             self._options,
+            self._place,
         )
         upgraded._transport = "on"
+
+        def check() -> None:
+            self._check_upgradable()
+            # From now on the new socket has the place, unless plaintext is in the way.
+            self._place.follow(upgraded.opened, upgraded.closed)
+
         try:
-            handover.upgrade(self._connection, upgraded._connection, self._check_upgradable)
-        except BaseException:
+            handover.upgrade(self._connection, upgraded._connection, check)
+        except BaseException as error:
+            if isinstance(error, PlaintextInjected):
+                self._place.follow(self.opened, self.closed)
             upgraded._connection.discard()
             raise
         return upgraded
@@ -272,7 +314,9 @@ class Socket:
             StreamBusy: a read or write is in progress, or bytes were read ahead.
             ReadTimeout: the time is over; nothing has changed.
         """
-        return handover.detach(self._connection, call_timeout(timeout, self._options.timeout))
+        sock = handover.detach(self._connection, call_timeout(timeout, self._options.timeout))
+        self._place.give_back()  # `closed` resolves in the thread, a moment later
+        return sock
 
     def __enter__(self) -> Socket:
         return self
@@ -288,7 +332,7 @@ class Socket:
             connection = connection.successor
         connection.close()
         if not sys.is_finalizing():  # then no thread is left that could close it
-            concurrent.futures.wait([connection.state.closed])
+            connection.state.closed.exception()
 
     def __repr__(self) -> str:
         return f"<Socket {self._address} {self._describe()}>"
@@ -315,6 +359,24 @@ class Socket:
             words += [info.tls_version] if info.tls_version else []
             words += [f"{info.local_address}->{info.remote_address}"]
         return " ".join(words)
+
+
+def _take_place(rules: Sequence[Rules], where: str) -> Place:
+    """Count the connection, where a policy limits how many there may be (rule P3)."""
+    if not rules:
+        return Place(())
+    from ._policy import vetting  # late: what judges is imported with the first policy (rule K2)
+
+    return vetting.take_place(rules, where)
+
+
+def _vetting(rules: Sequence[Rules], hostname: str, port: int) -> Vetting | None:
+    """Who judges what is dialled; None without a policy."""
+    if not rules:
+        return None
+    from ._policy import vetting
+
+    return vetting.Vetting(rules, hostname, port)
 
 
 def _tls_start(options: SocketOptions, hostname: str) -> TlsStart | None:

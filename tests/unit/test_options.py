@@ -31,6 +31,7 @@ from tcpsock._options import (
     socket_options,
     tls_options,
 )
+from tcpsock.policy import EgressPolicy
 
 OPTIONS = (SocketOptions, TlsOptions, KeepAlive)
 EVERY_PROTOCOL = range(pickle.HIGHEST_PROTOCOL + 1)
@@ -136,6 +137,7 @@ def test_defaults_are_those_of_the_api() -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
+        ("policy", EgressPolicy.public_internet()),
         ("connect_timeout", None),
         ("connect_timeout", 1),
         ("connect_timeout", 1e9),

@@ -1,0 +1,1 @@
+"""What may be dialled: the questions of an egress policy, and who asks them when."""
