@@ -11,6 +11,8 @@ import weakref
 from collections.abc import Callable
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tcpsock import _threads
 from tcpsock._dialing.resolve import Candidate, Lookup, interleave, literal
@@ -117,6 +119,32 @@ def test_O5_families_take_turns(given: list[Candidate], expected: list[Candidate
     assert interleave(given) == expected
 
 
+_CANDIDATES = st.lists(
+    st.builds(lambda last: Candidate(socket.AF_INET, (f"192.0.2.{last}", 80)), st.integers(1, 5))
+    | st.builds(
+        lambda last: Candidate(socket.AF_INET6, (f"2001:db8::{last}", 80, 0, 0)), st.integers(1, 5)
+    ),
+    max_size=40,
+)
+
+
+@settings(derandomize=True, deadline=None, max_examples=300)
+@given(_CANDIDATES)
+def test_O5_any_order_of_answers_is_interleaved(given: list[Candidate]) -> None:
+    """RFC 8305 section 4: nobody lost, nobody twice, each family in its order, taking turns."""
+    order = interleave(given)
+    assert order[:1] == given[:1]
+    assert len(order) == len(set(order)) and set(order) == set(given)
+    for family in (socket.AF_INET, socket.AF_INET6):
+        assert [each for each in order if each.family == family] == [
+            each for each in dict.fromkeys(given) if each.family == family
+        ]
+    families = [each.family for each in order]
+    for n in range(1, len(families)):
+        if families[n] == families[n - 1]:  # only when the other family is used up
+            assert set(families[n:]) == {families[n]}
+
+
 # Look-ups ---------------------------------------------------------------------------------------
 
 
@@ -137,6 +165,12 @@ def test_O5_a_look_up_gives_what_the_resolver_said_in_its_order(
     monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
     assert look_up().result() == [V6_A, V4_B, V4_A]
     assert asked == [(("db.example", 80), {"type": socket.SOCK_STREAM})]
+
+
+def test_O5_what_is_no_IP_address_is_left_out_of_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = [(socket.AF_UNIX, socket.SOCK_STREAM, 0, "", "/run/db"), *answer(V6_A, V6_A, V4_A)]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+    assert look_up().result() == [V6_A, V6_A, V4_A]
 
 
 def test_A2_the_resolver_is_asked_for_a_labels(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,9 +226,10 @@ def test_O4_an_answer_without_an_ip_address_is_a_failure(
 
 
 class _Hanging:
-    """A resolver that never answers, until the test is over."""
+    """A resolver that doesn't answer before it is told to; `raises` is an error to answer with."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.raises: BaseException | None = None
         self.asked = threading.Semaphore(0)
         self.left = threading.Semaphore(0)
         self._answer = threading.Event()
@@ -204,6 +239,8 @@ class _Hanging:
         self.asked.release()
         assert self._answer.wait(WAIT)
         self.left.release()
+        if self.raises is not None:
+            raise self.raises
         return answer(V4_A)
 
     def answer(self, lookups: int) -> None:
@@ -249,6 +286,36 @@ def test_O5_an_abandoned_look_up_calls_nobody_and_keeps_nobody(hanging: _Hanging
     assert collected(gone)
     hanging.answer(1)
     assert called == []
+
+
+@pytest.mark.parametrize(
+    "raises",
+    [None, socket.gaierror(socket.EAI_AGAIN, "try again"), SystemExit(1)],
+    ids=["an answer", "an error", "SystemExit"],
+)
+def test_O5_what_comes_after_an_abandoned_look_up_does_no_harm(
+    hanging: _Hanging, raises: BaseException | None
+) -> None:
+    """The thread that brings it lives on, and does the next work."""
+    hanging.raises = raises
+    workers: list[threading.Thread] = []
+    called: list[None] = []
+    lookup = Lookup("hang.example", 80, lambda: called.append(None))
+    assert hanging.asked.acquire(timeout=WAIT)
+    workers += [each for each in threading.enumerate() if "hang.example" in each.name]
+    assert len(workers) == 1
+    lookup.abandon()
+    hanging.answer(1)
+    begun = time.monotonic()
+    while workers[0].name != "tcpsock idle" and time.monotonic() - begun < WAIT:
+        time.sleep(0.001)  # nothing tells when a thread is idle
+    assert called == [] and lookup.done
+
+    next_work = threading.Event()
+    names: list[str] = []
+    _threads.start(lambda: (names.append(threading.current_thread().name), next_work.set()), "next")
+    assert next_work.wait(WAIT)
+    assert names == ["next"] and workers[0].is_alive()
 
 
 def test_O5_the_look_up_of_a_connection_that_is_gone_is_collected(
