@@ -49,7 +49,8 @@ class _DroppableFile:
         if raw.connection.state.interrupted:
             warnings.warn("a file of a tcpsock stream was dropped unclosed", ResourceWarning, 2)
         else:
-            with contextlib.suppress(OSError):
+            # ValueError: an exception came into an earlier close()
+            with contextlib.suppress(OSError, ValueError):
                 self.close()  # type: ignore[attr-defined]  # io's own, or the subclass'
 
 

@@ -16,12 +16,27 @@ __all__ = ["Settlements", "born_running", "settle", "settle_in_forked_child"]
 T = TypeVar("T")
 
 
+class _Condition(threading.Condition):
+    """One whose `with` is that of its lock.
+
+    threading's own is made of lines of Python: an exception out of a signal handler that comes
+    there leaves the lock taken for ever, and whoever settles the future would wait for it.
+    """
+
+    __enter__ = property(lambda self: self._lock.__enter__)
+    __exit__ = property(lambda self: self._lock.__exit__)
+
+
 class _Shielded(concurrent.futures.Future[T]):
     """A Future whose callbacks cannot stop the thread that settles it (rule O2).
 
     The base class lets BaseException out of a callback, and whatever a logging handler raises: into
     our thread, and past the callbacks that come after it.
     """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._condition = _Condition()
 
     def add_done_callback(self, fn: Callable[[concurrent.futures.Future[T]], object]) -> None:
         def shielded(future: concurrent.futures.Future[T]) -> None:
@@ -105,10 +120,13 @@ class Settlements:
         """Settle what is due, in order; another thread may be doing the same."""
         while True:
             try:
-                future, value, error = self._due.popleft()
+                due = self._due[0]
+                settle(*due)
+                self._due.remove(due)
             except IndexError:
                 return
-            settle(future, value, error)
+            except ValueError:
+                pass  # another thread was faster
 
 
 def settle_in_forked_child(future: concurrent.futures.Future[Any], error: BaseException) -> None:

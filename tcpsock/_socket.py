@@ -8,7 +8,7 @@ import ssl
 import sys
 from collections.abc import Sequence
 from types import EllipsisType, TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from ._connection import handover
 from ._connection.life import Connection
@@ -272,7 +272,8 @@ class Socket:
         except BaseException as error:
             if isinstance(error, PlaintextInjected):
                 self._place.follow(self.opened, self.closed)
-            upgraded._connection.discard()
+            if self._connection.successor is not upgraded._connection:
+                upgraded._connection.discard()
             raise
         return upgraded
 
@@ -317,6 +318,11 @@ class Socket:
         sock = handover.detach(self._connection, call_timeout(timeout, self._options.timeout))
         self._place.give_back()  # `closed` resolves in the thread, a moment later
         return sock
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a Socket cannot be copied or pickled: it is this process's; connect() in the other one"
+        )
 
     def __enter__(self) -> Socket:
         return self

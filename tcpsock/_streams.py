@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from types import EllipsisType, TracebackType
-from typing import IO, TYPE_CHECKING, TypeAlias
+from typing import IO, TYPE_CHECKING, NoReturn, TypeAlias
 
 from ._connection.life import Connection
 from ._connection.queue import ByteQueue
@@ -39,7 +39,9 @@ class Anchor:
         self._connection = connection
 
     def __del__(self) -> None:
-        self._connection.drop()
+        connection = getattr(self, "_connection", None)  # __init__ may have been interrupted
+        if connection is not None:
+            connection.drop()
 
 
 class Handle:
@@ -56,6 +58,11 @@ class Handle:
 
         def __getattr__(self, name):
             raise missing_attribute(self, name)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            f"a {type(self).__name__} cannot be copied or pickled: it is this process's"
+        )
 
     def _describe(self, what: str) -> str:
         return f"<{type(self).__name__} {self._connection.state.address} {what}>"

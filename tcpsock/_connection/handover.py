@@ -65,20 +65,28 @@ def upgrade(connection: Connection, successor: Connection, check: Callable[[], N
                 state.fail(injected, Ending.CUT)
                 connection.receiving.discard()
                 raise fresh(injected) from injected
-            state.ending = Ending.UPGRADED
-            connection.refuse(
-                SocketUpgraded(
-                    f"{state.address}: start_tls() was called on this socket; use the one that"
-                    " it returned",
-                    phase="tls",
-                    address=state.address,
-                )
+            refusal = SocketUpgraded(
+                f"{state.address}: start_tls() was called on this socket; use the one that it"
+                " returned",
+                phase="tls",
+                address=state.address,
             )
-            connection.successor = successor
-            successor.predecessor = connection
-            state.wake_all()
+            try:
+                _promise(connection, successor, refusal)
+            except BaseException:  # a signal handler's: it must not stay half done
+                _promise(connection, successor, refusal)
+                raise
     finally:
         state.settlements.run()
+
+
+def _promise(connection: Connection, successor: Connection, refusal: SocketUpgraded) -> None:
+    """The wire is the successor's, as soon as there is one. Requires the lock."""
+    successor.predecessor = connection
+    connection.successor = successor
+    connection.state.ending = Ending.UPGRADED
+    connection.refuse(refusal)
+    connection.state.wake_all()
 
 
 def detach(connection: Connection, timeout: float | None) -> socket.socket:

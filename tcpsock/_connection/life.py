@@ -156,9 +156,9 @@ class Connection:
         """
         state = self.state
         if state.refusal is None and state.failure is None:
-            state.refusal = error
             self.receiving.lease.settle(error)
             self.sending.lease.settle(error)
+            state.refusal = error
 
     def close_writing(self) -> None:
         """Half-close: FIN after the write in progress (rule W3)."""
@@ -301,8 +301,13 @@ class Connection:
         return True
 
     def _is_over(self) -> bool:
-        """Whether the opening is of no use any more; after start_tls() its successor says so."""
-        return self._latest().state.ending in (Ending.CLOSING, Ending.CUT)
+        """Whether the opening is of no use any more; after start_tls() its successor says so.
+
+        Asked under the lock, since whoever ends it wakes first and says so then (see State).
+        """
+        state = self._latest().state
+        with state.lock:
+            return state.ending in (Ending.CLOSING, Ending.CUT)
 
     def _latest(self) -> Connection:
         """This connection, or what start_tls() has made of it."""

@@ -250,7 +250,12 @@ class Sending:
                 wire = state.wire
                 assert wire is not None
                 self.turn = mine
-            done = wire.half_close()
+            try:
+                done = wire.half_close()
+            except BaseException as error:  # a signal handler's: half of it may be done
+                with state.lock:
+                    state.fail(state.aborted_error(error), Ending.CUT)
+                raise
             with state.lock:
                 state.tail = not done
                 if done:

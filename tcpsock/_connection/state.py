@@ -7,7 +7,8 @@ close a socket. It must not wait for the very thread that it interrupts: the loc
 
 Locks, in the order in which they may be taken:
     1. `State.lock`: everything in State, Receiving and Sending. Held for a few lines, never while
-       waiting, receiving or sending; no user code runs and no future settles under it.
+       waiting, receiving or sending; no user code runs and no future settles under it. That of a
+       connection comes before that of the one that start_tls() made of it.
     2. `TlsWire._tls_lock`: the TLS object.
     3. the swap lock of close_notify.py: one a process.
 
@@ -162,17 +163,19 @@ class State:
                 self.waker.clear()
 
     # -- Transitions. Each requires the lock. ---------------------------------------------------
+    # Each wakes everybody first, who then wait for the lock, and changes `ending` last: what an
+    # exception out of a signal handler cuts off in between has not happened, and can be done again.
 
     def fail(self, error: SocketError, ending: Ending = Ending.FAILED) -> None:
         """The connection is broken. No news while it is being ended anyway."""
         bare(error)  # what is kept must not keep the frames of whoever met it (trap T26)
         if self.ending is Ending.NONE and self.phase is not Phase.ENDED:
+            self.wake_all()
             self.failure = self.outcome = error
             self.ending = ending
-            self.wake_all()
         elif self.ending is Ending.CLOSING:
-            self.ending = ending
             self.wake_all()
+            self.ending = ending
 
     def count_as_lost(self) -> None:
         """After a failed send, don't wait for what the kernel may still hold."""
@@ -191,8 +194,8 @@ class State:
     def cut(self) -> None:
         """Give the descriptor back at once, with a reset."""
         if self.ending in (Ending.NONE, Ending.CLOSING) and self.phase is not Phase.ENDED:
-            self.ending = Ending.CUT
             self.wake_all()
+            self.ending = Ending.CUT
 
     def check(self) -> None:
         """Raise what every use of a socket that is no more is refused with. Requires the lock."""

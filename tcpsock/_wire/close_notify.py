@@ -32,6 +32,13 @@ class _Decoy:
         self.spare = os.dup(self.inside)
         self.busy = False
 
+    def empty(self) -> None:
+        """Throw away the record that an exception out of a signal handler left behind."""
+        try:
+            os.read(self.outside, 1 << 16)
+        except BlockingIOError:
+            pass  # there is none, as always
+
     def close(self) -> None:
         for fd in (self.inside, self.outside, self.spare):
             os.close(fd)
@@ -75,6 +82,7 @@ def close_notify_record(sock: ssl.SSLSocket) -> bytes:
         fd, inside = sock.fileno(), _decoy.inside
         _decoy.busy = True
         try:
+            _decoy.empty()
             os.dup2(fd, _decoy.spare, inheritable=False)
             try:
                 os.dup2(inside, fd, inheritable=False)

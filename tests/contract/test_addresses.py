@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import os
 import pathlib
+import pickle
 import socket
 import ssl
 import subprocess
@@ -1207,3 +1209,11 @@ def test_adopt_what_the_peer_sent_before_is_read() -> None:
         with tcpsock.adopt(ours) as sock:
             assert sock.readable.get_reader().read_all(timeout=WAIT) == b"early"
         assert peer.read() == b""
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_api_a_socket_and_its_streams_are_neither_copied_nor_pickled(copied: Any) -> None:
+    with tcpsock.connect("127.0.0.1:9") as sock:
+        for thing in (sock, sock.readable, sock.writable):
+            with pytest.raises(TypeError, match="copied or pickled"):
+                copied(thing)
