@@ -30,6 +30,7 @@ from ._errors import (
     StartTlsError,
     TlsError,
     fresh,
+    number_in_words,
 )
 from ._hints import missing_attribute
 from ._info import SocketInfo, SocketStats
@@ -76,7 +77,8 @@ def connect(
             here, either.
     """
     if isinstance(options, int) and isinstance(address, str):  # as in telnetlib
-        raise TypeError(f'the port is a part of the address: connect("{address}:{options}")')
+        together = f"{addresses.masked(address)}:{number_in_words(options)}"
+        raise TypeError(f'the port is a part of the address: connect("{together}")')
     hostname, port = addresses.parse(address)
     chosen = socket_options(options, option_overrides)
     tls = _tls_start(chosen, hostname)

@@ -22,6 +22,7 @@ __all__ = [
     "dns_name",
     "host_port",
     "ip_literal",
+    "masked",
     "parse",
     "sni_name",
 ]
@@ -195,7 +196,7 @@ def _parse_text(text: str) -> tuple[str, int]:
         raise InvalidAddress(f"{_shown(text)}: the host before the port is missing")
     if not port:
         missing = f"[{hostname}]:PORT" if ":" in hostname else f"{hostname}:PORT"
-        raise InvalidAddress(f'{_shown(text)}: the port is missing; write "{_masked(missing)}"')
+        raise InvalidAddress(f'{_shown(text)}: the port is missing; write "{masked(missing)}"')
     if not _DECIMAL.fullmatch(port):
         raise InvalidAddress(f"{_shown(text)}: the port is a decimal number, not {_shown(port)}")
     if port.startswith("0") and port != "0":
@@ -216,7 +217,7 @@ def _split(text: str, rest: str) -> tuple[str, str]:
         return hostname, port[1:]
     if ip_literal(rest) and ":" in rest:
         raise InvalidAddress(
-            f'{_shown(text)}: an IPv6 address and its port are written "[{_masked(rest)}]:PORT"'
+            f'{_shown(text)}: an IPv6 address and its port are written "[{masked(rest)}]:PORT"'
         )
     hostname, colon, port = rest.rpartition(":")
     if not colon:
@@ -270,14 +271,14 @@ def _wrong_scheme(text: str, scheme: str, rest: str) -> InvalidAddress:
     port, tls = _OTHER_SCHEMES[scheme]
     if not re.search(r":\d+$", authority):
         authority = f"{authority or 'host'}:{port}"
-    advice = f'write "{_masked(authority)}"' + (' with secure_transport="on"' if tls else "")
+    advice = f'write "{masked(authority)}"' + (' with secure_transport="on"' if tls else "")
     return InvalidAddress(f"{_shown(text)}: this is TCP, without {scheme.upper()}; {advice}")
 
 
 def _shown(text: str) -> str:
-    return f'"{_masked(text)}"'
+    return f'"{masked(text)}"'
 
 
-def _masked(text: str) -> str:
+def masked(text: str) -> str:
     """A text as it may stand in a message: no user name, no password, no control character."""
     return printable(_USERINFO.sub(r"\1***@", text))
