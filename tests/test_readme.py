@@ -1,11 +1,18 @@
-"""D3: the README's Python runs, block after block, against stand-ins for the hosts it names."""
+"""D3: the Python of the pages runs.
+
+The README's, block after block, against stand-ins for the hosts that it names. The page on testing
+is a test module, and passes.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import pathlib
 import re
 import socket
+import subprocess
+import sys
 import textwrap
 from collections.abc import Iterator
 from typing import Any
@@ -14,13 +21,13 @@ import pytest
 
 from tcpsock.testing import Handler, authority, serve, server_context, upgrade
 
-README = pathlib.Path(__file__).parent.parent / "README.rst"
-BLOCKS = [
-    textwrap.dedent(block)
-    for block in re.findall(
-        r"^\.\. code-block:: python\n\n((?:(?: {3}.*)?\n)+)", README.read_text(), re.M
-    )
-]
+ROOT = pathlib.Path(__file__).parent.parent
+README = ROOT / "README.rst"
+
+
+def python_blocks(page: pathlib.Path) -> list[str]:
+    found = re.findall(r"^\.\. code-block:: python\n\n((?:(?: {3}.*)?\n)+)", page.read_text(), re.M)
+    return [textwrap.dedent(block) for block in found]
 
 
 def web(sock: socket.socket) -> None:
@@ -84,7 +91,7 @@ def test_D3_the_readme_runs(stand_ins: None, capsys: pytest.CaptureFixture[str])
         exec(compile(block, str(README), "exec"), names)
         return capsys.readouterr().out
 
-    first, page, starttls, errors, closing = BLOCKS
+    first, page, starttls, errors, closing = python_blocks(README)
     printed = run(first)
     assert printed.startswith("HTTP/1.0 200 OK\n") and "5 bytes of the page" in printed
 
@@ -98,3 +105,21 @@ def test_D3_the_readme_runs(stand_ins: None, capsys: pytest.CaptureFixture[str])
     assert re.match(r"TLSv1\.3 \S+ [0-9a-f]{64}$", run(starttls))
     assert run(errors) == "b'220 mail.example ESMTP\\r\\n'\n"
     assert run(closing).startswith("this fails: ")
+
+
+def test_D3_the_page_on_testing_passes(tmp_path: pathlib.Path) -> None:
+    """As its reader would run it, by a pytest that knows nothing of this project's own tests."""
+    blocks = python_blocks(ROOT / "docs" / "testing.rst")
+    module = tmp_path / "test_phonebook.py"
+    module.write_text("\n".join(blocks))
+    done = subprocess.run(
+        [*(sys.executable, "-X", "dev", "-m", "pytest", "-W", "error"), f"--rootdir={tmp_path}"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},  # the tcpsock that is tested here
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    passed = re.search(r"(\d+) passed", done.stdout)
+    assert passed and int(passed[1]) >= "".join(blocks).count("def test_"), done.stdout

@@ -25,8 +25,8 @@ and through a network that delivers single bytes and then breaks::
         my_client(proxy.address)
 
 Only loopback is used, no clock decides anything, and nothing is left behind: no thread, no
-descriptor, no file. Certificates need trustme (``pip install 'tcpsock[test]'``); the rest needs the
-standard library alone.
+descriptor, no file. Certificates need trustme (``pip install tcpsock[test]``); the rest needs the
+standard library alone. ``docs/testing.rst`` shows all of it.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ from ._chaos import (
     Inject,
     SwallowFin,
 )
+from ._ports import closed_port, silent_port
 from ._script import (
     Dialogue,
     Drain,
@@ -85,10 +86,12 @@ __all__ = [
     "TruncateTls",
     "Upgrade",
     "authority",
+    "closed_port",
     "half_close",
     "reset",
     "serve",
     "server_context",
+    "silent_port",
     "truncate",
     "upgrade",
 ]

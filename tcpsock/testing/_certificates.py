@@ -71,7 +71,7 @@ class Authority:
         parent: makes this an intermediate one; its certificates' chains then lead up to `parent`.
 
     Raises:
-        RuntimeError: trustme isn't installed.
+        ImportError: trustme isn't installed.
     """
 
     def __init__(self, parent: Authority | None = None) -> None:
@@ -107,7 +107,7 @@ def authority() -> Authority:
     """Return the process's authority: the one behind ``tls=True`` and ``Server.ca_data``.
 
     Raises:
-        RuntimeError: trustme isn't installed.
+        ImportError: trustme isn't installed.
     """
     with _first:
         return _the_authority()
@@ -134,7 +134,7 @@ def server_context(
         alpn: protocols in the server's order of preference.
 
     Raises:
-        RuntimeError: no certificate was given, and trustme isn't installed.
+        ImportError: no certificate was given, and trustme isn't installed.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.sslsocket_class = _ServerSocket
@@ -189,5 +189,7 @@ def _trustme() -> ModuleType:
     try:
         import trustme
     except ImportError as error:
-        raise RuntimeError("test certificates need trustme: pip install 'tcpsock[test]'") from error
+        raise ImportError(
+            "test certificates need trustme: pip install tcpsock[test]", name="trustme"
+        ) from error
     return trustme

@@ -12,7 +12,9 @@ while the other thread waits, and not a FIN before it.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
+import os
 import random
 import select
 import socket
@@ -39,8 +41,6 @@ __all__ = [
     "SwallowFin",
 ]
 
-PATIENCE = 5.0  # seconds for the target to accept
-
 
 class Step(Protocol):
     """One thing that a proxy does to one direction."""
@@ -52,7 +52,8 @@ class ChaosProxy:
     """A proxy on a free loopback port, in front of `target`; a context manager.
 
     Each connection to it becomes one to the target, and goes through the steps from their
-    beginning. Offsets count the bytes of one direction as they come out of the step before.
+    beginning. Offsets count the bytes of one direction as they come out of the step before. What
+    comes before a half-close or a reset is delivered before it, however slowly it is read.
 
     Args:
         target: ``host:port`` of the server, for instance ``Server.address``.
@@ -99,6 +100,14 @@ class ChaosProxy:
     ) -> None:
         self.close()
 
+    def wait(self, timeout: float = 10.0) -> None:
+        """Wait until every connection made so far has ended: then `errors` is complete.
+
+        Raises:
+            TimeoutError: one still went on after `timeout` seconds.
+        """
+        self._server.wait(timeout)
+
     def close(self) -> None:
         """Stop listening and close every connection, also a stalled one. Idempotent."""
         with self._lock:
@@ -108,18 +117,13 @@ class ChaosProxy:
         self._server.close()
 
     def _relay(self, client: socket.socket) -> None:
-        try:
-            server = socket.create_connection(self._target, timeout=PATIENCE)
-        except OSError:
-            _server.reset(client)
-            raise
-        with server, _Link(client, server) as link:
+        with _Link(client) as link:
             with self._lock:
                 self._links.add(link)
                 closing = self._closing
             try:
                 if not closing:
-                    link.run(to_client=self._to_client, to_server=self._to_server)
+                    link.run(self._target, to_client=self._to_client, to_server=self._to_server)
             finally:
                 with self._lock:
                     self._links.remove(link)
@@ -133,15 +137,16 @@ class _Swallowed(Exception):
     """This direction ends here, and its sink isn't told."""
 
 
+class _Gone(Exception):
+    """The sink takes nothing any more."""
+
+
 class _Link:
     """One client's connection and the one to the server, each non-blocking."""
 
-    def __init__(self, client: socket.socket, server: socket.socket) -> None:
-        self._client = client
-        self._server = server
-        for sock in (client, server):
-            sock.setblocking(False)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # a piece, a segment
+    def __init__(self, client: socket.socket) -> None:
+        self._sockets = [client]  # and the server's, once it is connected
+        client.setblocking(False)
         self._over = False
         self._resetting = False
         self._errors: list[BaseException] = []
@@ -157,7 +162,7 @@ class _Link:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        for sock in (self._client, self._server):
+        for sock in self._sockets:
             if self._resetting:
                 _server.reset(sock)
             else:
@@ -165,16 +170,28 @@ class _Link:
         self._flag.close()
         self._halyard.close()
 
-    def run(self, *, to_client: Sequence[Step], to_server: Sequence[Step]) -> None:
-        """Relay until both directions have ended; raise what went wrong in one of them."""
+    def run(
+        self, target: tuple[str, int], *, to_client: Sequence[Step], to_server: Sequence[Step]
+    ) -> None:
+        """Connect and relay until both directions have ended; raise what went wrong in it."""
+        try:
+            self._connect(target)
+        except _Over:
+            return
+        except OSError:
+            self._resetting = True
+            raise
+        client, server = self._sockets
+        for sock in self._sockets:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # a piece, a segment
         answers = threading.Thread(
             target=self._pump,
-            args=(self._server, self._client, to_client),
+            args=(server, client, to_client),
             name=threading.current_thread().name,
             daemon=True,
         )
         answers.start()
-        self._pump(self._client, self._server, to_server)
+        self._pump(client, server, to_server)
         answers.join()
         if self._errors:
             raise self._errors[0]
@@ -189,25 +206,40 @@ class _Link:
             if self._over:
                 raise _Over
 
+    def _connect(self, target: tuple[str, int]) -> None:
+        """Try the target's addresses; one that is silent is waited for until the link's end."""
+        error = 0
+        for family, kind, _, _, address in socket.getaddrinfo(*target, type=socket.SOCK_STREAM):
+            with contextlib.ExitStack() as unwinding:
+                server = unwinding.enter_context(socket.socket(family, kind))
+                server.setblocking(False)
+                error = server.connect_ex(address)
+                if error == errno.EINPROGRESS:
+                    self._poll(server, select.POLLOUT)
+                    error = server.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+                if error in (0, errno.ECONNRESET, errno.EPIPE):  # or it has hung up since
+                    self._sockets.append(server)
+                    unwinding.pop_all()
+                    return
+        raise OSError(error, os.strerror(error))
+
     def _pump(self, source: socket.socket, sink: socket.socket, steps: Sequence[Step]) -> None:
         try:
-            pieces = self._read(source)
+            pieces = self._read(source, sink)
             for step in steps:
                 pieces = step.apply(Stream(pieces), self)
             for piece in pieces:
                 self._write(sink, piece)
-            self._finished.add(sink)
-            sink.shutdown(socket.SHUT_WR)
+            self._finish(sink)
             for _ in self._read(source):
                 pass  # a Fin came before the source's own
         except (_Swallowed, _Over):
             pass
         except ResetNow:
-            with contextlib.suppress(OSError):
-                self._deliver(sink)
+            self._deliver(sink)
             self._reset()
-        except OSError:
-            self._reset()  # one side is broken, and so the other learns it
+        except _Gone:
+            self._resetting = True  # the other direction comes to it, behind what the sink said
         except BaseException as error:
             self._errors.append(error)
             self._reset()
@@ -216,25 +248,25 @@ class _Link:
         self._resetting = True
         self.end()
 
-    def _read(self, source: socket.socket) -> Iterator[bytes]:
+    def _read(self, source: socket.socket, sink: socket.socket | None = None) -> Iterator[bytes]:
+        """Give what comes until EOF; `sink` is watched meanwhile."""
         while True:
             try:
                 piece = source.recv(65536)
+                if not piece:
+                    self._check_eof(source)
+                    return
             except BlockingIOError:
-                self._poll(source, select.POLLIN)
-                continue
-            if not piece:
-                self._check_eof(source)
-                return
-            yield piece
+                self._poll(source, select.POLLIN, sink)
+            except OSError as error:
+                raise ResetNow from error
+            else:
+                yield piece
 
     def _check_eof(self, source: socket.socket) -> None:
         """Raise OSError if this EOF is a reset whose error the other thread's send() has taken."""
-        try:
+        if source not in self._finished:  # else both sides are done, and the kernel forgot it
             source.getpeername()
-        except OSError:
-            if source not in self._finished:  # else both sides are done, and the kernel forgot it
-                raise
 
     def _write(self, sink: socket.socket, piece: bytes) -> None:
         rest = memoryview(piece)
@@ -243,35 +275,56 @@ class _Link:
                 rest = rest[sink.send(rest) :]
             except BlockingIOError:
                 self._poll(sink, select.POLLOUT)
+            except OSError as error:
+                raise _Gone from error
 
-    def _poll(self, sock: socket.socket, events: int) -> None:
+    def _finish(self, sink: socket.socket) -> None:
+        self._finished.add(sink)
+        try:
+            sink.shutdown(socket.SHUT_WR)
+        except OSError as error:
+            raise _Gone from error
+
+    def _poll(self, sock: socket.socket, events: int, watched: socket.socket | None = None) -> None:
         poll = select.poll()
         poll.register(sock, events)
         poll.register(self._flag, select.POLLIN)
-        poll.poll()
+        if watched is not None:
+            poll.register(watched, 0)  # POLLHUP and POLLERR: it has been reset
+        ready = {descriptor for descriptor, _ in poll.poll()}
         if self._over:
             raise _Over
+        if watched is not None and ready == {watched.fileno()}:
+            raise _Gone
 
     def _deliver(self, sink: socket.socket) -> None:
         """Wait until the peer's kernel has every byte: a reset would destroy the others."""
-        while any(fcntl.ioctl(sink, termios.TIOCOUTQ, bytes(4))) and not self._over:
-            sink.getpeername()  # raises OSError if the peer has gone
-            time.sleep(0.001)  # nothing else tells when the acknowledgement comes
+        with contextlib.suppress(OSError):
+            while any(fcntl.ioctl(sink, termios.TIOCOUTQ, bytes(4))) and not self._over:
+                sink.getpeername()  # raises OSError if the peer has gone
+                time.sleep(0.001)  # nothing else tells when the acknowledgement comes
 
 
 @dataclass(frozen=True)
 class Dribble:
-    """Pass at most `n` bytes at a time on."""
+    """Pass at most `n` bytes at a time on.
+
+    Args:
+        until: the number of bytes after which they pass as they come; None: never.
+    """
 
     n: int = 1
+    until: int | None = None
 
     def __post_init__(self) -> None:
         if self.n < 1:
             raise ValueError(f"n must be 1 or more: {self.n}")
 
     def apply(self, stream: Stream, link: Waiting) -> Iterator[bytes]:
-        while not stream.ended:
-            yield from stream.first(self.n)
+        for piece in stream if self.until is None else stream.first(self.until):
+            for start in range(0, len(piece), self.n):
+                yield piece[start : start + self.n]
+        yield from stream
 
 
 @dataclass(frozen=True)

@@ -49,12 +49,15 @@ class Dialogue:
             return b""
 
     def upgrade(self, context: ssl.SSLContext | None = None) -> None:
+        """Do the server's side of StartTLS; `sock` is the TLS socket then."""
         self.sock = _server.upgrade(self.sock, context)
 
     def half_close(self) -> None:
+        """End the sending side, under TLS with a close_notify; receive() goes on."""
         self._waiting += _server.half_close(self.sock)
 
     def reset(self) -> None:
+        """Close with a TCP reset at once."""
         _server.reset(self.sock)
 
     def wait(self, event: threading.Event) -> None:
@@ -80,7 +83,7 @@ class Script:
     the script; its exception is in ``Server.errors``.
 
     Args:
-        steps: Send, Expect, ...; or any function of one argument, the Dialogue.
+        steps: Send, Expect and their like, or any function of one argument, the Dialogue.
     """
 
     def __init__(self, *steps: Step) -> None:

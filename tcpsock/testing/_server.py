@@ -39,6 +39,7 @@ def serve(
     handler: Handler,
     *,
     tls: bool | ssl.SSLContext = False,
+    starttls: Handler | None = None,
     host: str = "127.0.0.1",
 ) -> Server:
     """Start a server on a free port that calls ``handler(sock)`` for each connection.
@@ -54,15 +55,19 @@ def serve(
         tls: True: a certificate by authority() for localhost, 127.0.0.1 and ::1 (needs
             ``tcpsock[test]``); or a server's context, as from server_context(). The handshake is
             done before the handler is called; one that fails goes to ``Server.errors``.
+        starttls: what is said in clear before the handshake: a Script, or a function as `handler`
+            is one. `tls` is True then, unless it is a context. It leaves the upgrade to the server,
+            and must not have read past what it answers: a byte that waits is taken for TLS and
+            fails the handshake. If it closes or resets the connection, that was all.
         host: a local address to listen on.
 
     Raises:
-        RuntimeError: ``tls=True``, and trustme isn't installed.
+        ImportError: ``tls=True``, and trustme isn't installed.
         OSError: nothing can listen on `host`.
     """
-    if tls is True:
+    if tls is True or (starttls is not None and not tls):
         tls = _certificates.server_context()
-    return Server(handler, context=tls or None, host=host)
+    return Server(handler, context=tls or None, starttls=starttls, host=host)
 
 
 class Server:
@@ -78,9 +83,17 @@ class Server:
     """What handlers and TLS handshakes raised, in order; not the ``OSError`` of a handler that
     close() cut off. A RuntimeError stands for a handler that wouldn't end."""
 
-    def __init__(self, handler: Handler, *, context: ssl.SSLContext | None, host: str) -> None:
+    def __init__(
+        self,
+        handler: Handler,
+        *,
+        context: ssl.SSLContext | None,
+        starttls: Handler | None,
+        host: str,
+    ) -> None:
         self._handler = handler
         self._context = context
+        self._starttls = starttls
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._listener = socket.create_server((host, 0), family=family, backlog=128)
         self._listener.setblocking(False)
@@ -102,7 +115,7 @@ class Server:
         """PEM of authority(), which vouches for ``tls=True`` and upgrade(); for TlsOptions.
 
         Raises:
-            RuntimeError: trustme isn't installed.
+            ImportError: trustme isn't installed.
         """
         return _certificates.authority().ca_data
 
@@ -198,6 +211,10 @@ class Server:
         self._calls = [call for call in self._calls if call.is_alive()] + [call]
 
     def _handle(self, accepted: _Accepted) -> None:
+        if self._starttls is not None:
+            self._starttls(accepted)
+            if accepted.fileno() == -1 and accepted.successor is None:
+                return  # the answer to the client's wish was the end
         self._handler(upgrade(accepted, self._context) if self._context else accepted)
 
 
@@ -255,12 +272,22 @@ def upgrade(
 
     Raises:
         ssl.SSLError, OSError: the handshake failed; the connection is closed.
-        RuntimeError: no context was given, and trustme isn't installed.
+        ImportError: no context was given, and trustme isn't installed.
     """
     context = context or _certificates.server_context()
-    secured = context.wrap_socket(sock, server_side=True, suppress_ragged_eofs=suppress_ragged_eofs)
+    secured = context.wrap_socket(
+        sock,
+        server_side=True,
+        do_handshake_on_connect=False,  # True would quietly do none with a client that is gone
+        suppress_ragged_eofs=suppress_ragged_eofs,
+    )
     if isinstance(sock, _Accepted):
         sock.successor = secured
+    try:
+        secured.do_handshake()
+    except OSError:
+        _finish(secured)
+        raise
     return secured
 
 

@@ -1,7 +1,19 @@
-"""The contract suite's transports: every test that takes `pair` runs over all four of them."""
+"""The contract suite's transports: every test that takes `pair` runs over all four of them.
+
+The environment variable TCPSOCK_NETWORK says what lies between the two ends of each pair:
+
+    direct    nothing but the loopback (this is the default)
+    dribble   a ChaosProxy that passes single bytes on, both ways; after the first 4 KiB, 1 KiB
+    cuts      a ChaosProxy that cuts what both sides send into pieces of 1 byte to 16 KiB
+
+A test marked `direct("why")` needs the first one, for instance because it looks into the far end's
+kernel: a proxy acknowledges what it has received itself. In the other two it is left out, or with
+`transport="plain"` that one of its four forms.
+"""
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import ssl
@@ -12,14 +24,49 @@ import pytest
 from peers import HOST, WAIT, Call, Interrupted, Listener, Peer, ca_data, only
 
 import tcpsock
-from tcpsock.testing import ChaosProxy, Cuts
+from tcpsock.testing import ChaosProxy, Cuts, Dribble
 
+NETWORK = os.environ.get("TCPSOCK_NETWORK", "direct")
 TRANSPORTS = ("plain", "tls12", "tls13", "starttls")
 _VERSIONS = {
     "tls12": ssl.TLSVersion.TLSv1_2,
     "tls13": ssl.TLSVersion.TLSv1_3,
     "starttls": ssl.TLSVersion.TLSv1_3,
 }
+
+
+# Single bytes through every handshake and a test's first words; megabytes would take minutes.
+_DRIBBLE = [Dribble(1, until=4096), Dribble(1024)]
+NETWORKS: dict[str, dict[str, Any]] = {  # the steps of the proxy
+    "direct": {},
+    "dribble": {"to_client": _DRIBBLE, "to_server": _DRIBBLE},
+    "cuts": {"to_client": [Cuts(1)], "to_server": [Cuts(2)]},
+}
+
+
+def pytest_configure() -> None:
+    if NETWORK not in NETWORKS:
+        raise pytest.UsageError(f"TCPSOCK_NETWORK={NETWORK}: not one of {', '.join(NETWORKS)}")
+
+
+def pytest_report_header() -> str:
+    return f"network of the contract suite's pairs: {NETWORK}"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if NETWORK == "direct":
+        return
+    left_out = [item for item in items if _needs_direct(item)]
+    items[:] = [item for item in items if item not in left_out]
+    config.hook.pytest_deselected(items=left_out)
+
+
+def _needs_direct(item: pytest.Item) -> bool:
+    marker = item.get_closest_marker("direct")
+    if marker is None:
+        return False
+    transport = marker.kwargs.get("transport")
+    return transport is None or item.callspec.params["pair"] == transport  # type: ignore[attr-defined]  # a Function's
 
 
 class Pair:
@@ -31,11 +78,10 @@ class Pair:
     `raw=` prepares the connected socket: both go through adopt(), all else through connect().
     """
 
-    def __init__(self, transport: str, *, cut: bool = False) -> None:
-        """`cut`: the network between cuts what both sides send into pieces of 1 byte to 16 KiB."""
+    def __init__(self, transport: str, *, network: str = NETWORK) -> None:
         self.transport = transport
         self.tls = transport != "plain"
-        self._cut = cut
+        self._network = network
         self._proxies: list[ChaosProxy] = []
         self._listeners: dict[int | None, Listener] = {}  # by the size of the peers' buffers
         self._sockets: list[tcpsock.Socket] = []
@@ -57,15 +103,14 @@ class Pair:
             options["secure_transport"] = "starttls" if self.transport == "starttls" else "on"
             options["tls"] = tcpsock.TlsOptions(**{"ca_data": ca_data(), **(tls or {})})
         address = listener.address
-        if self._cut:
-            proxy = ChaosProxy(address, to_client=[Cuts(1)], to_server=[Cuts(2)])
-            self._proxies.append(proxy)
-            address = proxy.address
+        if self._network != "direct":
+            self._proxies.append(ChaosProxy(address, **NETWORKS[self._network]))
+            address = self._proxies[-1].address
         if receive_buffer is None and raw is None:
             sock = tcpsock.connect(address, **options)
             peer = listener.accept()
         else:
-            sock, peer = self._adopt(listener, receive_buffer, raw, options)
+            sock, peer = self._adopt(listener, address, receive_buffer, raw, options)
         self._sockets.append(sock)
         self._peers.append(peer)
         if self.transport == "starttls":
@@ -78,6 +123,7 @@ class Pair:
     def _adopt(
         self,
         listener: Listener,
+        address: str,
         receive_buffer: int | None,
         raw: Callable[[Any], object] | None,
         options: dict[str, Any],
@@ -85,7 +131,7 @@ class Pair:
         ours = socket.socket()
         if receive_buffer is not None:
             ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-        ours.connect((HOST, listener.port))
+        ours.connect((HOST, int(address.rpartition(":")[2])))
         peer = listener.accept()
         if raw is not None:
             raw(ours)
@@ -160,7 +206,7 @@ def tls_pair(request: pytest.FixtureRequest, background: object) -> Iterator[Pai
 @pytest.fixture(params=TRANSPORTS)
 def cut_pair(request: pytest.FixtureRequest, background: object) -> Iterator[Pair]:
     """Connected pairs over a network that puts the segments' limits where nobody expects them."""
-    pair = Pair(request.param, cut=True)
+    pair = Pair(request.param, network="cuts")
     yield pair
     pair.end()
 

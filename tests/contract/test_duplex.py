@@ -131,6 +131,7 @@ def test_W1_a_clogged_write_blocks_until_the_peer_reads(pair, background) -> Non
     rest.result()
 
 
+@pytest.mark.direct("the proxy takes in what a peer that is gone does not")
 def test_R9_a_peers_reset_releases_a_clogged_write(pair, background) -> None:
     sock, peer, write, _ = clog(pair, background)
     peer.close()  # with unread data: a reset
@@ -558,6 +559,7 @@ def test_E4_close_from_eight_threads_at_once(pair, background) -> None:
     assert sock.closed.result(WAIT) is None
 
 
+@pytest.mark.direct("a read gives what one segment brought", transport="plain")
 def test_E4_close_in_the_reading_thread_and_in_callbacks_does_not_deadlock(
     pair, background
 ) -> None:
@@ -601,6 +603,7 @@ def test_E5_leaving_the_block_closes_and_waits_for_closed(pair, background, firs
     hanging_up.result()
 
 
+@pytest.mark.direct("it counts descriptors, and the proxy has its own")
 def test_E4_many_connections_leave_no_descriptor(pair) -> None:
     counts = []
     for n in range(20):

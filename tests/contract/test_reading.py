@@ -88,6 +88,7 @@ def test_R0_a_write_that_waits_for_the_peer_begins_reading_ahead(pair, backgroun
 # R1: bounded read-ahead
 
 
+@pytest.mark.direct("the proxy reads ahead too")
 @pytest.mark.parametrize("mark", MARKS)
 def test_R1_read_ahead_stops_at_the_mark_and_goes_on_when_there_is_room(
     pair, background, mark
@@ -193,6 +194,7 @@ def test_R2_read_gives_all_that_has_arrived_over_many_records(pair) -> None:
     assert reader.read(timeout=0) == pattern(100_000)
 
 
+@pytest.mark.direct("a read gives what one segment brought")
 def test_R2_a_blocked_read_gives_several_records_that_came_at_once(pair, background) -> None:
     sock, peer = pair()
     read = background(sock.readable.get_reader().read, timeout=WAIT).blocked()
@@ -200,6 +202,7 @@ def test_R2_a_blocked_read_gives_several_records_that_came_at_once(pair, backgro
     assert read.result() == b"one two three"
 
 
+@pytest.mark.direct("a read gives what one segment brought", transport="plain")
 @pytest.mark.parametrize("waits", [False, True])
 def test_R2_max_bytes_bounds_a_read(pair, background, waits) -> None:
     sock, peer = pair()
@@ -257,6 +260,7 @@ def test_R2_EOF_wakes_a_blocked_read(pair, background) -> None:
     assert read.result() == b""
 
 
+@pytest.mark.direct("a read gives what one segment brought", transport="plain")
 @pytest.mark.parametrize("waits", [False, True])
 def test_R2_readinto_fills_any_writable_buffer(pair, background, waits) -> None:
     sock, peer = pair()
@@ -461,6 +465,7 @@ def test_R4_read_and_readinto_that_time_out_leave_the_socket_as_it_was(pair) -> 
     assert reader.read_exactly(3, timeout=WAIT) == b"new"
 
 
+@pytest.mark.direct("acknowledged means here: in our kernel")
 def test_R4_what_a_timed_out_read_until_gathered_goes_back_also_past_the_mark(
     pair, background
 ) -> None:
@@ -636,6 +641,7 @@ def test_R4_timeout_0_is_now_or_ReadTimeout(pair) -> None:
     assert reader.read(timeout=0) == b"d"
 
 
+@pytest.mark.direct("acknowledged means here: in our kernel")
 def test_R4_timeout_0_finds_what_has_arrived_right_after_another_read(pair) -> None:
     """What is in the kernel is there, whoever would have been the one to read it ahead."""
     sock, peer = pair()
@@ -668,6 +674,7 @@ def test_R4_a_read_that_times_out_before_opened_breaks_nothing(listener) -> None
     peer.close()
 
 
+@pytest.mark.direct("a read gives what one segment brought", transport="plain")
 @pytest.mark.parametrize("n", [1 << 45, 1 << 70])
 def test_R4_a_number_is_no_allocation(pair, background, n) -> None:
     """Who asks for more than any memory holds gets what there is."""
@@ -714,6 +721,7 @@ def test_R4_a_timeout_is_for_the_whole_call_however_many_reads_it_takes(pair, ba
     assert set(reader.read(timeout=WAIT)) == {ord(".")}
 
 
+@pytest.mark.direct("a read gives what one segment brought", transport="plain")
 def test_R4_the_default_timeout_holds_where_none_is_given(pair, background) -> None:
     sock, peer = pair(timeout=0.1)
     reader = sock.readable.get_reader()
@@ -812,6 +820,7 @@ def test_R4_a_read_that_was_interrupted_leaves_the_read_ahead_working(pair, inte
 # R5: one read at a time
 
 
+@pytest.mark.direct("a read gives what one segment brought", transport="plain")
 def test_R5_of_two_reads_at_once_one_is_StreamBusy_and_the_other_goes_on(pair, background) -> None:
     sock, peer = pair()
     reader = sock.readable.get_reader()
@@ -837,6 +846,7 @@ def test_R5_of_two_reads_at_once_one_is_StreamBusy_and_the_other_goes_on(pair, b
     assert waiting.result() == b"for the first"
 
 
+@pytest.mark.direct("a read gives what one segment brought", transport="plain")
 def test_R5_reading_in_one_thread_and_writing_in_another_is_normal(pair, background) -> None:
     sock, peer = pair()
     reader, writer = sock.streams()
@@ -906,6 +916,7 @@ def test_R6_use_after_release_lock_is_StreamLocked(pair) -> None:
     assert not sock.closed.done()
 
 
+@pytest.mark.direct("a read gives what one segment brought", transport="plain")
 def test_R6_release_lock_under_a_blocked_read_is_StreamBusy_and_it_stays_locked(
     pair, background
 ) -> None:
@@ -936,6 +947,7 @@ def test_R6_a_dropped_reader_or_writer_gives_its_lock_back(pair) -> None:
     assert peer.read_exactly(2) == b"on"
 
 
+@pytest.mark.direct("a read gives what one segment brought", transport="plain")
 def test_R6_iteration_takes_the_lock_at_the_first_next_and_returns_it_at_the_end(pair) -> None:
     sock, peer = pair(allow_half_open=True)
     chunks = iter(sock.readable)
@@ -951,6 +963,7 @@ def test_R6_iteration_takes_the_lock_at_the_first_next_and_returns_it_at_the_end
     assert list(chunks) == []
 
 
+@pytest.mark.direct("a read gives what one segment brought", transport="plain")
 def test_R6_an_iterator_that_is_dropped_returns_the_lock_and_loses_nothing(pair) -> None:
     sock, peer = pair()
     peer.send(b"one")
@@ -1222,6 +1235,7 @@ def test_R9_what_arrived_before_a_reset_is_readable_then_ConnectionLost(pair, re
     assert isinstance(reader.closed.exception(WAIT), tcpsock.ConnectionLost)
 
 
+@pytest.mark.direct("it counts descriptors, and the proxy has its own")
 @pytest.mark.parametrize("mark", [1, 1000, 20_001])
 def test_R9_what_the_kernel_holds_at_a_reset_is_taken_in_past_the_mark(pair, mark) -> None:
     """Nobody reads: the descriptor is closed all the same, and every byte is there."""

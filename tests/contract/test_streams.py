@@ -598,6 +598,7 @@ def test_a_readable_stream_serves_as_a_WSGI_response_body(pair, background) -> N
     sending.result()
 
 
+@pytest.mark.direct("a read gives what one segment brought", transport="plain")
 def test_a_WSGI_response_that_ends_early_closes_the_socket(pair) -> None:
     sock, peer = pair(close_timeout=0)
     peer.send(b"first")

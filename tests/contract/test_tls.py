@@ -643,6 +643,7 @@ def test_R8_a_corrupted_record_wakes_a_blocked_read_and_a_blocked_write(
     assert isinstance(write.error(), tcpsock.TlsError)
 
 
+@pytest.mark.direct("one recv() is to give a whole record")
 def test_R8_a_fatal_alert_from_the_peer_keeps_its_text(tls_pair) -> None:
     """A peer that cannot read our record says so: the alert is what our read raises."""
     sock, peer = tls_pair()

@@ -269,3 +269,25 @@ def test_E8_the_swap_lock_is_held_across_a_fork_and_a_child_has_a_pair_of_its_ow
         [sys.executable, "-c", program], timeout=WAIT, capture_output=True, text=True
     )
     assert (done.returncode, done.stdout) == (0, "True True\n"), done.stderr
+
+
+def test_W3_a_program_that_starts_meanwhile_inherits_none_of_it(
+    tls: Tls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A copy of the connection, or of the pair, in a child would outlive our close()."""
+    unwrap, inheritable = tls.client.unwrap, []
+
+    def look_and_unwrap() -> socket.socket:
+        decoy = close_notify._decoy
+        assert decoy is not None
+        fds = (tls.client.fileno(), decoy.spare, decoy.inside, decoy.outside)
+        inheritable.extend(fd for fd in fds if os.get_inheritable(fd))
+        return unwrap()
+
+    monkeypatch.setattr(tls.client, "unwrap", look_and_unwrap)
+    half_close(tls)
+    assert inheritable == []
+    assert not os.get_inheritable(tls.client.fileno())
+    decoy = close_notify._decoy
+    assert decoy is not None
+    assert not os.get_inheritable(decoy.spare)

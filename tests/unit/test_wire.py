@@ -778,3 +778,23 @@ def test_O4_a_tls_failure_without_a_reason_says_what_ssl_said() -> None:
     assert isinstance(failure, TlsError)
     assert "odd" in str(failure)
     assert (failure.reason, failure.library, failure.errno) == ("", "", 1)
+
+
+def test_T13_what_a_handshake_wants_is_what_is_waited_for(
+    unix: Ends, version: ssl.TLSVersion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not only bytes: a long certificate chain of ours may find no room."""
+
+    def refuse(kind: type[ssl.SSLError]) -> Callable[[], None]:
+        def raises() -> None:
+            raise kind
+
+        return raises
+
+    wire = unix.start_tls(version)
+    monkeypatch.setattr(unix.tls, "do_handshake", refuse(ssl.SSLWantWriteError))
+    assert not wire.handshake()
+    assert wire.receive_events == POLLOUT
+    monkeypatch.setattr(unix.tls, "do_handshake", refuse(ssl.SSLWantReadError))
+    assert not wire.handshake()
+    assert wire.receive_events == POLLIN
