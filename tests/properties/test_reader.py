@@ -7,237 +7,41 @@ certain and the call may wait for it, or it isn't and the call must time out and
 
 from __future__ import annotations
 
-import io
 import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, precondition
-from peers import WAIT, Call, pattern, until, until_all_arrived
+from peers import WAIT, Call, Peer, pattern, until, until_all_arrived
 
 import tcpsock
-from tcpsock import IncompleteRead, LimitExceeded, ReadTimeout, StreamLocked
+from tcpsock import ConnectionLost, ReadTimeout, SocketError, StreamLocked, TlsTruncated
 from tcpsock._connection import life
 from tcpsock._wire.wire import Wire
 
 from .machines import NotedMachine, step
+from .reading import (
+    CALLS,
+    FILE_CALLS,
+    GATHERS,
+    SEARCHES,
+    TAKES,
+    Answer,
+    FileCall,
+    Peek,
+    Read,
+    ReadAnything,
+    ReadCall,
+    ReadExactly,
+    ReadUntil,
+)
 
+LATE = 15  # steps after which the data may come to its end: there is less to see after that
 ROOM = 20_000  # bytes unread at most: so many fit into our kernel's buffer, so no send ever waits
-
-
-# The read calls ---------------------------------------------------------------------------------
-
-
-@dataclass
-class Answer:
-    """What a call must give, when everything that was sent is there."""
-
-    value: bytes = b""
-    takes: int | None = None  # how many bytes are consumed; None: as many as are returned
-    part: bool = False  # any beginning of the value will do, save none at all
-    error: type[tcpsock.SocketError] | None = None
-    attributes: dict[str, object] = field(default_factory=dict)
-    at_eof: bool = False  # after this, the reader knows that there is no more
-
-    def fits(self, outcome: bytes | BaseException) -> bool:
-        """Whether this is what was returned or raised."""
-        if self.error is not None:
-            return type(outcome) is self.error and self.attributes.items() <= vars(outcome).items()
-        if self.part:
-            return isinstance(outcome, bytes) and outcome != b"" and self.value.startswith(outcome)
-        return outcome == self.value
-
-
-@dataclass(frozen=True)
-class ReadCall:
-    """One call with its arguments."""
-
-    n: int
-
-    def __call__(self, reader: tcpsock.Reader, **timeout: Any) -> bytes:
-        raise NotImplementedError
-
-    def answer(self, unread: bytes, eof: bool) -> Answer | None:
-        """What it must give; None: it has to wait for more, or for what has ended the stream."""
-        raise NotImplementedError
-
-    @property
-    def reach(self) -> int:
-        """How many bytes may be read ahead for it (rule R4)."""
-        return self.n
-
-
-class Read(ReadCall):
-    def __call__(self, reader: tcpsock.Reader, **timeout: Any) -> bytes:
-        return reader.read(self.n, **timeout)
-
-    def answer(self, unread: bytes, eof: bool) -> Answer | None:
-        if unread:
-            return Answer(unread[: self.n], part=True)
-        return Answer(at_eof=True) if eof else None
-
-    reach = 0  # it asks for what is there
-
-
-class ReadAnything(Read):
-    def __call__(self, reader: tcpsock.Reader, **timeout: Any) -> bytes:
-        return reader.read(**timeout)
-
-    def answer(self, unread: bytes, eof: bool) -> Answer | None:
-        return Read(len(unread)).answer(unread, eof)
-
-
-class ReadInto(Read):
-    def __call__(self, reader: tcpsock.Reader, **timeout: Any) -> bytes:
-        buffer = bytearray(b"\xaa" * (self.n + 2))
-        with memoryview(buffer)[1:-1] as view:
-            got = reader.readinto(view, **timeout)
-        assert buffer[0] == buffer[-1] == 0xAA
-        return bytes(buffer[1 : 1 + got])
-
-
-class ReadExactly(ReadCall):
-    def __call__(self, reader: tcpsock.Reader, **timeout: Any) -> bytes:
-        return reader.read_exactly(self.n, **timeout)
-
-    def answer(self, unread: bytes, eof: bool) -> Answer | None:
-        if len(unread) >= self.n:
-            return Answer(unread[: self.n])
-        return _incomplete(unread, self.n) if eof else None
-
-
-def _incomplete(partial: bytes, expected: int | None) -> Answer:
-    attributes = {"partial": partial, "expected": expected}
-    return Answer(takes=len(partial), error=IncompleteRead, attributes=attributes, at_eof=True)
-
-
-@dataclass(frozen=True)
-class ReadUntil(ReadCall):
-    separator: bytes = b"\n"
-
-    def __call__(self, reader: tcpsock.Reader, **timeout: Any) -> bytes:
-        return reader.read_until(self.separator, limit=self.n, **timeout)
-
-    def answer(self, unread: bytes, eof: bool) -> Answer | None:
-        line, found, _ = unread[: self.n].partition(self.separator)
-        if found:
-            return Answer(line + found)
-        if len(unread) >= self.n:
-            return Answer(error=LimitExceeded)
-        return self.rest(unread) if eof else None
-
-    def rest(self, unread: bytes) -> Answer:
-        """What it gives at EOF."""
-        return _incomplete(unread, None)
-
-
-class ReadLine(ReadUntil):
-    def __call__(self, reader: tcpsock.Reader, **timeout: Any) -> bytes:
-        return reader.readline(limit=self.n, **timeout)
-
-    def rest(self, unread: bytes) -> Answer:
-        return Answer(unread, at_eof=not unread)
-
-
-class ReadAll(ReadCall):
-    def __call__(self, reader: tcpsock.Reader, **timeout: Any) -> bytes:
-        return reader.read_all(limit=self.n, **timeout)
-
-    def answer(self, unread: bytes, eof: bool) -> Answer | None:
-        if len(unread) > self.n:
-            return Answer(error=LimitExceeded)
-        return Answer(unread, at_eof=True) if eof else None
-
-    @property
-    def reach(self) -> int:
-        return self.n + 1  # to see that there is more
-
-
-class Peek(ReadCall):
-    def __call__(self, reader: tcpsock.Reader, **timeout: Any) -> bytes:
-        return reader.peek(self.n, **timeout)
-
-    def answer(self, unread: bytes, eof: bool) -> Answer | None:
-        if eof or len(unread) >= self.n:
-            return Answer(unread[: self.n], takes=0, at_eof=not unread)
-        return None
-
-
-SIZES = st.integers(1, 20) | st.sampled_from([100, 1000, 16_383, 16_384, 16_385, 18_000])
-LIMITS = SIZES | st.just(65_536)
-SEPARATORS = st.sampled_from([b"\n", b"\r\n", b"\r\n\r\n", b"\n\n", b"ab", b"aab"]) | st.binary(
-    min_size=1, max_size=4
-)
-TAKES = st.one_of(
-    st.builds(Read, SIZES),
-    st.just(ReadAnything(0)),
-    st.builds(ReadInto, SIZES),
-)
-GATHERS = st.one_of(
-    st.builds(ReadExactly, SIZES),
-    st.builds(ReadUntil, LIMITS, SEPARATORS),
-    st.builds(ReadLine, LIMITS),
-    st.builds(ReadAll, LIMITS),
-    st.builds(Peek, SIZES),
-)
-CALLS = TAKES | GATHERS
-TIMINGS = st.sampled_from(["patient", "default", "now", 0.001, 0.01])
-
-
-# The calls of a reader's file -------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class FileCall:
-    """One call of a buffered file."""
-
-    name: str
-    n: int = -1
-
-    def __call__(self, file: io.BufferedReader) -> bytes:
-        if self.name in ("readinto", "readinto1"):
-            buffer = bytearray(self.n)
-            return bytes(buffer[: getattr(file, self.name)(buffer)])
-        if self.name == "next":
-            return next(file, b"")
-        if self.name == "readlines":
-            return b"".join(file.readlines())
-        return getattr(file, self.name)(self.n)
-
-    @property
-    def part(self) -> bool:
-        """Whether it may give less than it could."""
-        return self.name in ("read1", "readinto1", "peek")
-
-    def most(self, unread: bytes) -> bytes:
-        """The most that it may give."""
-        if self.name in ("readline", "next"):
-            line, end, _ = unread.partition(b"\n")
-            unread = line + end
-        return unread[: self.n] if self.n >= 0 and self.name != "peek" else unread
-
-    def certain(self, unread: bytes, eof: bool, buffering: int) -> bool:
-        """Whether it comes to its end with what is there."""
-        if eof:
-            return True
-        if self.name == "readinto1" and self.n > buffering:
-            return False  # io reads on into a large buffer, though it has something to give
-        if self.part:
-            return bool(unread)
-        if self.name in ("readline", "next"):
-            return b"\n" in unread or 0 <= self.n <= len(unread)
-        return self.n >= 0 and len(unread) >= self.n
-
-
-FILE_CALLS = st.one_of(
-    st.builds(FileCall, st.sampled_from(["read", "read1", "readinto", "readinto1"]), SIZES),
-    st.builds(FileCall, st.just("readline"), st.just(-1) | SIZES),
-    st.sampled_from([FileCall("next"), FileCall("peek", 1)]),
-    st.sampled_from([FileCall("read"), FileCall("readlines")]),
-)
+SMALL = (0, 0.001, 0.01)  # seconds, which may be too few for what is still on its way
+TIMINGS = st.sampled_from(["patient", "default", *SMALL])
 
 # What the peer sends ----------------------------------------------------------------------------
 
@@ -255,19 +59,25 @@ BULKS = st.lists(
     max_size=3,
 )
 PIECES = TEXTS | BULKS
+FIRST = st.just([]) | TEXTS | TEXTS | BULKS  # what is sent just before a call
 CUTS = st.lists(st.integers(0, 5000), max_size=4)
 
+ENDS = ["end", "notify", "cut", "reset"]  # as the peer's methods are called
+Pieces = list[bytes | int]
 EOF = "EOF"
 
 
 class ReaderMachine(NotedMachine):
     """Every way to send and to end, every way to read, and the bytes that it must come to."""
 
+    sock: tcpsock.Socket
+    peer: Peer
+
     def __init__(self, connect: Any) -> None:
         super().__init__()
         self.connect = connect
         self.grace = life.GRACE
-        self.sock: tcpsock.Socket | None = None
+        self.connected = False
 
     @step(
         by=initialize,
@@ -278,7 +88,8 @@ class ReaderMachine(NotedMachine):
         default=st.sampled_from([None, 0, WAIT]),
         eager=st.booleans(),
         early=st.just([]) | PIECES,
-        early_end=st.sampled_from([None] * 12 + ["end", "notify", "cut", "reset"]),
+        early_end=st.sampled_from([None] * 12 + ENDS),
+        late_end=st.sampled_from(ENDS),
     )
     def open(
         self,
@@ -288,12 +99,13 @@ class ReaderMachine(NotedMachine):
         allow_truncation: bool,
         default: float | None,
         eager: bool,
-        early: list[bytes | int],
+        early: Pieces,
         early_end: str | None,
+        late_end: str,
     ) -> None:
         """`default` is the socket's timeout. `eager`: the thread reads ahead without a grace.
 
-        `early` and `early_end` come before anybody reads (rule R0).
+        `early` and `early_end` come before anybody reads (rule R0); `late_end` at last.
         """
         if eager:
             life.GRACE = 0.0  # type: ignore[misc]  # it is final for everybody else
@@ -304,10 +116,12 @@ class ReaderMachine(NotedMachine):
             allow_half_open=half_open,
             timeout=default,
         )
+        self.connected = True
         self.tls = transport != "plain"
         self.mark, self.default, self.allow_truncation = mark, default, allow_truncation
+        self.late_end = late_end
         self.unread = b""
-        self.end: str | type[tcpsock.SocketError] | None = None  # what comes after `unread`
+        self.end: str | type[SocketError] | None = None  # what comes after `unread`
         self.sent = 0  # how much of the endless sequence
         self.half_sent: tuple[bytes, bytes] | None = None  # the rest of a record; what is in it
         self.consumed = 0
@@ -326,7 +140,7 @@ class ReaderMachine(NotedMachine):
 
     # -- The peer -------------------------------------------------------------------------------
 
-    def _make(self, pieces: list[bytes | int]) -> list[bytes]:
+    def _make(self, pieces: Pieces) -> list[bytes]:
         """The pieces' bytes, as far as there is room."""
         made: list[bytes] = []
         for piece in pieces:
@@ -354,15 +168,13 @@ class ReaderMachine(NotedMachine):
         if not self.cancelled:
             self.unread += data
 
-    @precondition(lambda self: self.end is None)
-    @step(pieces=TEXTS, cuts=CUTS)
-    def send_text(self, pieces: list[bytes | int], cuts: list[int]) -> None:
-        self._send(self._make(pieces), cuts)
+    @step(pieces=PIECES, cuts=CUTS)
+    def send(self, pieces: Pieces, cuts: list[int]) -> None:
+        self._send_more(pieces, cuts)
 
-    @precondition(lambda self: self.end is None)
-    @step(pieces=BULKS, cuts=CUTS)
-    def send_bulk(self, pieces: list[bytes | int], cuts: list[int]) -> None:
-        self._send(self._make(pieces), cuts)
+    def _send_more(self, pieces: Pieces, cuts: list[int] | None = None) -> None:
+        if self.end is None:
+            self._send(self._make(pieces), cuts)
 
     @precondition(lambda self: self.tls and self.end is None and self.half_sent is None)
     @step(size=st.integers(1, 3000), share=st.floats(0, 1))
@@ -375,8 +187,8 @@ class ReaderMachine(NotedMachine):
         self.peer.send_raw(raw[:cut])
         self.half_sent = raw[cut:], data
 
-    @precondition(lambda self: self.end is None and len(self.steps) > 10)
-    @step(how=st.sampled_from(["end", "notify", "cut", "reset"]))
+    @precondition(lambda self: self.end is None and len(self.steps) > LATE)
+    @step(how=st.sampled_from(ENDS))
     def end_it(self, how: str) -> None:
         self._end_it(how)
 
@@ -391,11 +203,11 @@ class ReaderMachine(NotedMachine):
         if self.end is not EOF:  # which stays, after cancel()
             self.end = self._meaning_of(how)
 
-    def _meaning_of(self, how: str) -> str | type[tcpsock.SocketError]:
+    def _meaning_of(self, how: str) -> str | type[SocketError]:
         if how == "reset":
-            return tcpsock.ConnectionLost
+            return ConnectionLost
         if how == "cut" and not self.allow_truncation:
-            return tcpsock.TlsTruncated
+            return TlsTruncated
         return EOF
 
     @precondition(lambda self: self.ended_well and not self.given_up and not self.broken_late)
@@ -412,16 +224,13 @@ class ReaderMachine(NotedMachine):
     @precondition(lambda self: self.begun and not self.given_up)
     @step()
     def all_that_may_be_is_read_ahead(self) -> None:
-        assert self.sock is not None
-        stats_of = self.sock
         least = min(len(self.unread), max(1, self.mark // 2))
-        until(lambda: stats_of.stats.bytes_buffered >= least, f"{least} bytes are read ahead")
+        until(lambda: self.sock.stats.bytes_buffered >= least, f"{least} bytes are read ahead")
 
     # -- Locks ----------------------------------------------------------------------------------
 
     def _locked(self) -> tcpsock.Reader:
         """The reader, a new one if there is none."""
-        assert self.sock is not None
         if self.reader is None:
             self.reader = self.sock.readable.get_reader()
             self.begun = True
@@ -431,9 +240,9 @@ class ReaderMachine(NotedMachine):
     @step(how=st.sampled_from(["lock", "release", "release", "drop"]))
     def lock_or_release(self, how: str) -> None:
         reader = self._locked()
-        assert self._readable.locked
+        assert self.sock.readable.locked
         with pytest.raises(StreamLocked):
-            self._readable.get_reader()
+            self.sock.readable.get_reader()
         if how == "lock":
             return
         if how == "release":
@@ -445,11 +254,11 @@ class ReaderMachine(NotedMachine):
                 assert type(_outcome(call, reader, timeout=0)) is StreamLocked
         self.reader = None
         del reader
-        assert not self._readable.locked
+        assert not self.sock.readable.locked
 
     @property
     def _was_reset(self) -> bool:
-        return self.end is tcpsock.ConnectionLost or self.broken_late
+        return self.end is ConnectionLost or self.broken_late
 
     @property
     def _may_be_pending(self) -> bool:
@@ -458,54 +267,63 @@ class ReaderMachine(NotedMachine):
 
     # -- Reading --------------------------------------------------------------------------------
 
-    @step(call=TAKES, timing=TIMINGS)
-    def take(self, call: ReadCall, timing: str | float) -> None:
+    @step(first=FIRST, call=TAKES, timing=TIMINGS)
+    def take(self, first: Pieces, call: ReadCall, timing: str | float) -> None:
+        self._send_more(first)
         self._read(call, timing)
 
-    @step(call=GATHERS, timing=TIMINGS)
-    def gather(self, call: ReadCall, timing: str | float) -> None:
+    @step(first=FIRST, call=GATHERS, timing=TIMINGS)
+    def gather(self, first: Pieces, call: ReadCall, timing: str | float) -> None:
+        self._send_more(first)
         self._read(call, timing)
 
     def _read(self, call: ReadCall, timing: str | float) -> None:
         reader = self._locked()
         certain = self._answer(call) is not None
-        seconds: float | None
-        if timing == "default" and (certain or self.default == 0):
-            timeout, seconds = {}, self.default
-        else:
-            seconds = timing if isinstance(timing, float) else 0
-            if timing == "patient" and certain:
-                seconds = WAIT
-            timeout = {"timeout": seconds}
-        # What is not read ahead yet may come too late for a small timeout.
-        may_time_out = not certain or (
-            seconds in (0, 0.001, 0.01) and call.answer(self._buffered(), False) is None
-        )
+        timeout: dict[str, float] = {}
+        if timing == "patient":
+            timeout["timeout"] = WAIT if certain else 0
+        elif timing != "default" or (self.default != 0 and not certain):
+            timeout["timeout"] = 0 if timing == "default" else float(timing)
+        seconds = timeout.get("timeout", self.default)
+        # What has been read ahead must be found in no time.
+        found = call.answer(self.unread[: self.sock.stats.bytes_buffered], False) is not None
         self.allowed = max(self.allowed, call.reach)
-        self._check(call, may_time_out, _outcome(call, reader, **timeout))
+        outcome = _outcome(call, reader, **timeout)
+        self._check(call, outcome, may_time_out=not certain or (seconds in SMALL and not found))
 
     @precondition(lambda self: self.end is None)
     @step(
         call=CALLS,
         pieces=PIECES,
-        cuts=CUTS,
         how=st.sampled_from([None] * 9 + ["end", "cut", "reset"]),
         patient=st.booleans(),
+        slowly=st.booleans(),
     )
     def read_while_it_comes(
-        self,
-        call: ReadCall,
-        pieces: list[bytes | int],
-        cuts: list[int],
-        how: str | None,
-        patient: bool,
+        self, call: ReadCall, pieces: Pieces, how: str | None, patient: bool, slowly: bool
+    ) -> None:
+        """`slowly`: no piece is sent before the one before has been received, if it is at all."""
+        self._read_while_it_comes(call, self._make(pieces), how, patient, slowly)
+
+    @precondition(lambda self: self.end is None)
+    @step(before=st.sampled_from([b"", b"x", b"a", b"\r", b"xyz"]), call=SEARCHES)
+    def read_until_while_the_separator_comes_in_pieces(
+        self, before: bytes, call: ReadUntil
+    ) -> None:
+        text = before + call.separator
+        if len(self.unread) + len(text) <= ROOM:
+            pieces = [text[at : at + 1] for at in range(len(text))]
+            self._read_while_it_comes(call, pieces, None, True, True)
+
+    def _read_while_it_comes(
+        self, call: ReadCall, pieces: list[bytes], how: str | None, patient: bool, slowly: bool
     ) -> None:
         reader = self._locked()
         self.allowed = max(self.allowed, call.reach)
-        made = self._make(pieces)
         before = self.unread, self.end
         late = self.half_sent[1] if self.half_sent else b""
-        self._count_as_sent(late + b"".join(made))
+        self._count_as_sent(late + b"".join(pieces))
         if how is not None and not self.cancelled:
             self.end = self._meaning_of(how if self.tls or how == "reset" else "end")
         certain = self._answer(call) is not None
@@ -514,11 +332,19 @@ class ReaderMachine(NotedMachine):
 
         seconds = WAIT if certain and patient else 0.01
         running = Call(call, reader, timeout=seconds)
-        self._send(made, cuts)
+        for piece in pieces:
+            self._send([piece])
+            if slowly:
+                due = self.consumed + len(self.unread)
+                until(
+                    lambda due=due: running.done() or self.sock.stats.bytes_received >= due,
+                    f"{due} bytes are received",
+                )
         if how is not None:
             self._end_it(how)
         assert self.end == after
-        self._check(call, seconds < WAIT, running.error() or running.result())
+        outcome = running.error() or running.result()
+        self._check(call, outcome, may_time_out=seconds < WAIT)
 
     @precondition(lambda self: self.end is None and not self.given_up)
     @step(calls=st.lists(CALLS, min_size=1, max_size=4), size=st.integers(50_000, 400_000))
@@ -533,11 +359,11 @@ class ReaderMachine(NotedMachine):
         for call in calls * 10:
             if self._answer(call) is not None:
                 self.allowed = max(self.allowed, call.reach)
-                self._check(call, False, _outcome(call, reader, timeout=WAIT))
+                self._check(call, _outcome(call, reader, timeout=WAIT))
         if len(self.unread) > ROOM // 2:
             rest = ReadExactly(len(self.unread) - ROOM // 2)
             self.allowed = max(self.allowed, rest.reach)
-            self._check(rest, False, _outcome(rest, reader, timeout=WAIT))
+            self._check(rest, _outcome(rest, reader, timeout=WAIT))
         sending.result()
 
     def _answer(self, call: ReadCall) -> Answer | None:
@@ -546,11 +372,9 @@ class ReaderMachine(NotedMachine):
             return Answer(error=self.end, takes=0)
         return answer
 
-    def _buffered(self) -> bytes:
-        assert self.sock is not None
-        return self.unread[: self.sock.stats.bytes_buffered]
-
-    def _check(self, call: ReadCall, may_time_out: bool, outcome: bytes | BaseException) -> None:
+    def _check(
+        self, call: ReadCall, outcome: bytes | BaseException, *, may_time_out: bool = False
+    ) -> None:
         """What a call has come to is what the model says, or a timeout where there may be one."""
         answer = self._answer(call)
         if isinstance(outcome, ReadTimeout):
@@ -566,9 +390,9 @@ class ReaderMachine(NotedMachine):
         self.unread = self.unread[n:]
         self.consumed += n
 
-    @step(chunks=st.integers(1, 3), by_stream=st.booleans())
-    def iterate(self, chunks: int, by_stream: bool) -> None:
-        assert self.sock is not None
+    @step(first=FIRST, chunks=st.integers(1, 3), by_stream=st.booleans())
+    def iterate(self, first: Pieces, chunks: int, by_stream: bool) -> None:
+        self._send_more(first)
         iterator: Iterator[bytes]
         if by_stream:
             self.reader = None
@@ -583,7 +407,7 @@ class ReaderMachine(NotedMachine):
             self.begun = True
             known = self.eof_known
             outcome = _outcome(next, iterator, b"")
-            self._check(anything, self.default == 0, outcome)
+            self._check(anything, outcome, may_time_out=self.default == 0)
             if by_stream:
                 self.eof_known = known  # a reader of its own
             if not isinstance(outcome, bytes) or not outcome:
@@ -594,11 +418,15 @@ class ReaderMachine(NotedMachine):
             assert not self.sock.readable.locked
 
     @step(
+        first=FIRST,
         calls=st.lists(FILE_CALLS, max_size=5),
         buffering=st.sampled_from([1, 7, 1000, 65_536]),
         ending=st.sampled_from(["close", "close", "with", "drop", "cancel"]),
     )
-    def use_as_file(self, calls: list[FileCall], buffering: int, ending: str) -> None:
+    def use_as_file(
+        self, first: Pieces, calls: list[FileCall], buffering: int, ending: str
+    ) -> None:
+        self._send_more(first)
         reader = self._locked()
         file = reader.as_file(buffering=buffering)
         with pytest.raises(StreamLocked):
@@ -608,11 +436,9 @@ class ReaderMachine(NotedMachine):
         given, timed_out = b"", False
         for call in calls:
             rest = self.unread[len(given) :]
-            if not call.certain(rest, self.end is EOF, buffering):
-                # What a file had gathered before the connection broke is gone, as it is in a
-                # file of socket.makefile(): not asked for here.
-                if self.default != 0 or self.end is not None:
-                    continue
+            certain = call.certain(rest, self.end is EOF, buffering)
+            if not certain and (self.default != 0 or self.end is not None):
+                continue  # it would wait; and what it gathers before the stream breaks is gone
             try:
                 got = call(file)
             except ReadTimeout:
@@ -632,57 +458,52 @@ class ReaderMachine(NotedMachine):
                 file.read(1)
             buffering = len(self.unread)
         self.allowed += buffering
-        if ending == "cancel" and not isinstance(self.end, type):
-            self._cancel(self._readable.cancel)
+        if ending == "cancel" and self.end in (None, EOF) and len(self.steps) > LATE:
+            self._cancel(self.sock.readable.cancel)
         if ending == "with":
             with file:
                 pass
         elif ending != "drop":
             file.close()
         del file
-        assert not self._readable.locked
+        assert not self.sock.readable.locked
         if not self.cancelled:
             self._consume(len(given))
 
-    @property
-    def _readable(self) -> tcpsock.ReadableStream:
-        assert self.sock is not None
-        return self.sock.readable
-
     # -- Giving it up ---------------------------------------------------------------------------
 
-    @precondition(lambda self: not self.given_up and len(self.steps) > 10)
+    @precondition(lambda self: not self.given_up and len(self.steps) > LATE)
     @step(by_reader=st.booleans())
     def cancel(self, by_reader: bool) -> None:
-        self._cancel(self._locked().cancel if by_reader else self._readable.cancel)
+        self._cancel(self._locked().cancel if by_reader else self.sock.readable.cancel)
 
     def _cancel(self, cancel: Callable[[], None]) -> None:
-        assert self.sock is not None
-        if self.end is tcpsock.ConnectionLost:
+        if self.end is ConnectionLost:
             self.sock.closed.exception(WAIT)  # it knows
         cancel()
         self.begun = self.given_up = True
         self.unread = b""
         if isinstance(self.end, type):
             # What it knew to be broken stays broken; else there is no more news.
-            with self._readable.get_reader() if self.reader is None else _as_is(self.reader) as r:
-                try:
-                    assert r.read(timeout=WAIT) == b""
-                except self.end:
-                    return
-            assert self.end is not tcpsock.ConnectionLost
+            outcome = _outcome(self._locked().read, timeout=WAIT)
+            if type(outcome) is self.end:
+                return
+            assert outcome == b""
+            assert self.end is not ConnectionLost
         self.end = EOF
         self.cancelled = self.eof_known = True
 
     @precondition(
-        lambda self: not self.given_up and self.end in (None, EOF) and len(self.steps) > 10
+        lambda self: not self.given_up and self.end in (None, EOF) and len(self.steps) > LATE
     )
-    @step(call=CALLS)
-    def cancel_under_a_read(self, call: ReadCall) -> None:
+    @step(call=CALLS, blocked=st.booleans())
+    def cancel_under_a_read(self, call: ReadCall, blocked: bool) -> None:
         """The read comes to its end, either before or by the cancel()."""
         before = self._answer(call)
         running = Call(call, self._locked(), timeout=WAIT)
-        self._cancel(self._readable.cancel)
+        if blocked:
+            running.blocked(or_done=True)
+        self._cancel(self.sock.readable.cancel)
         outcome = running.error() or running.result()
         by_cancel = call.answer(b"", True)
         assert by_cancel is not None
@@ -692,8 +513,6 @@ class ReaderMachine(NotedMachine):
 
     @invariant()
     def the_counters_tell_the_truth(self) -> None:
-        if self.sock is None:
-            return
         stats = self.sock.stats
         if self.cancelled:
             assert stats.bytes_buffered == 0
@@ -710,7 +529,7 @@ class ReaderMachine(NotedMachine):
 
     @invariant()
     def closed_tells_the_truth(self) -> None:
-        if self.sock is None or self.reader is None or not self._may_be_pending:
+        if self.reader is None or not self._may_be_pending:
             return
         if self.eof_known:
             assert self.reader.closed.exception(WAIT) is None
@@ -719,26 +538,27 @@ class ReaderMachine(NotedMachine):
 
     def clean_up(self) -> None:
         life.GRACE = self.grace  # type: ignore[misc]
-        if self.sock is not None:
+        if self.connected:
             self.reader = None
             self.sock.abort()
             self.peer.close()
             self.sock.closed.exception(WAIT)
 
     def check_at_end(self) -> None:
-        if self.sock is not None:
-            self._read_the_rest()
-
-    def _read_the_rest(self) -> None:
+        if not self.connected:
+            return
         if self.end is None:
-            self._end_it("end")
+            self._end_it(self.late_end)
         reader = self._locked()
+        if self.end is not EOF:  # an error takes nothing away
+            call = ReadExactly(ROOM + 1)
+            self._check(call, _outcome(call, reader, timeout=WAIT))
         rest = bytearray()
         for _ in range(2):  # the end stays the end
             try:
                 while chunk := reader.read(timeout=WAIT):
                     rest += chunk
-            except tcpsock.SocketError as error:
+            except SocketError as error:
                 assert type(error) is self.end
                 assert isinstance(reader.closed.exception(WAIT), self.end)
             else:
@@ -750,21 +570,8 @@ def _outcome(function: Callable[..., bytes], *args: Any, **kwargs: Any) -> bytes
     """What it returns or raises. A traceback would keep the reader in its frames, and its lock."""
     try:
         return function(*args, **kwargs)
-    except tcpsock.SocketError as error:
+    except SocketError as error:
         return error.with_traceback(None)
-
-
-class _as_is:
-    """A reader that a with statement leaves as it is."""
-
-    def __init__(self, reader: tcpsock.Reader) -> None:
-        self._reader = reader
-
-    def __enter__(self) -> tcpsock.Reader:
-        return self._reader
-
-    def __exit__(self, *_: object) -> None:
-        pass
 
 
 def test_R0_to_R10_a_reader_gives_what_bytes_would(connect: Any, run_machine: Any) -> None:
@@ -807,7 +614,7 @@ def test_R10_a_reader_after_cancel_is_told_of_no_later_failure(connect: Any) -> 
     sock, peer = connect("plain")
     sock.readable.cancel()
     peer.reset()
-    assert isinstance(sock.closed.exception(WAIT), tcpsock.ConnectionLost)
+    assert isinstance(sock.closed.exception(WAIT), ConnectionLost)
     reader = sock.readable.get_reader()
     assert reader.read(timeout=WAIT) == b""
     assert reader.closed.exception(WAIT) is None
