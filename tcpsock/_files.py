@@ -71,7 +71,8 @@ class RawReader(_Raw):
         timeout: seconds for each receive, or None.
         give_up: called once with the bytes that the file has not given out.
 
-    Attributes:
+    Attributes, those of the one thread that uses the file (in_file() may be asked by another: it
+    is true of that moment):
         given: how many bytes the buffer has had from here.
         log: the last of them: what an operation in progress may have gathered.
         in_operation: nothing of the log may be forgotten; else lines are being read, and what lies

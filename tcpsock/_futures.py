@@ -94,7 +94,8 @@ def settle(
 class Settlements:
     """Futures to be settled as soon as the lock that their state hangs on is released.
 
-    add() is for code that holds the lock, run() for the same thread when it holds none.
+    add() is for code that holds the lock, run() for the same thread when it holds none. A deque
+    takes and gives one thing at a time, with or without a GIL.
     """
 
     __slots__ = ("_due",)

@@ -17,8 +17,9 @@ __all__ = ["start"]
 _IDLE_SECONDS = 5.0  # long enough for a pool that reconnects, short enough to be forgotten
 _IDLE_NAME = "tcpsock idle"
 
-# Workers without work, the last one to finish on top. list.append and list.pop are atomic,
-# so a worker is either here or somebody's: no lock (a held one would not survive a fork).
+# Workers without work, the last one to finish on top. list.append, pop and remove are atomic, with
+# or without a GIL, so a worker is either here or somebody's: no lock (a held one would not survive
+# a fork).
 _idle: list[_Worker] = []
 
 
@@ -26,6 +27,7 @@ class _Worker:
     """One thread and its next piece of work. Whoever takes it out of `_idle` owns it."""
 
     def __init__(self) -> None:
+        # Stored by start() before it releases `_given`, read by the thread that has acquired it.
         self._run: Callable[[], None] | None = None
         self._name = _IDLE_NAME
         self._given = threading.Lock()  # released once for each piece of work

@@ -16,7 +16,7 @@ class Lease:
     """Who holds a stream, and the future that tells the holder how it ended.
 
     The holder is known by a weak reference: one that was dropped has given the lock back (R6).
-    All methods require the state's lock.
+    All methods require the state's lock, but `held` and `is_held_by`, which only look.
     """
 
     def __init__(self, state: State, phase: Literal["read", "write"]) -> None:
@@ -31,11 +31,13 @@ class Lease:
     @property
     def held(self) -> bool:
         """Whether somebody holds the lock."""
-        return self._holder is not None and self._holder() is not None
+        holder = self._holder  # looked at once: `locked` and repr() ask without the lock
+        return holder is not None and holder() is not None
 
     def is_held_by(self, holder: object) -> bool:
         """Whether this one does."""
-        return self._holder is not None and self._holder() is holder
+        known = self._holder
+        return known is not None and known() is holder
 
     def take(self, holder: object, closed: concurrent.futures.Future[Any]) -> None:
         """Take the lock; `closed` will be settled when the stream ends."""

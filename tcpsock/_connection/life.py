@@ -59,16 +59,18 @@ class Connection:
         close_timeout: float | None,
         mark: int,
     ) -> None:
-        self._opener: Opener | None = opener
+        self._opener: Opener | None = opener  # the thread's alone, once it has started
         self._half_open = half_open
         self._close_timeout = close_timeout
         self.state = State(address)
         self.receiving = Receiving(self.state, mark)
         self.sending = Sending(self.state, self._write_blocked)
+        # What start_tls() made, and until when: each is one reference, set once under the lock of
+        # the upgraded one, and read without. Who still reads an old predecessor wakes nobody.
         self.predecessor: Connection | None = None  # until it has handed its wire to this one
-        self.successor: Connection | None = None  # what start_tls() made
+        self.successor: Connection | None = None
         self.detached: socket.socket | None = None  # on its way to detach()
-        self._warned = False
+        self._warned = False  # without a lock: at worst two threads warn
         self._made_at = time.monotonic()
         with _known_lock:
             _known.add(self)
@@ -178,7 +180,8 @@ class Connection:
         """The last public object is gone (rule E6). For finalizers: it never waits for the lock.
 
         Nothing is missed by that. Whoever calls a method has a public object, so only the
-        connection's thread can hold the lock now, and it looks at `dropped` before each wait.
+        connection's thread can hold the lock now; `dropped` is stored before the lock is tried, and
+        it looks there after it has released the lock, before each wait.
         """
         state = self.state
         if state.phase is Phase.ENDED or state.ending is not Ending.NONE:
@@ -347,6 +350,7 @@ class Connection:
             if fin_is_due:
                 sending.try_half_close()
                 continue
+            # Read without the lock from here: whoever changes any of it sets the waker afterwards.
             if state.dropped and state.ending is Ending.NONE:
                 found = 0  # a finalizer said so that could not take the lock to wake us
             elif events & POLLIN and (

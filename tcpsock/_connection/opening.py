@@ -290,7 +290,10 @@ class Upgrading:
         self._plaintext_read = False
 
     def take_over(self, wire: Wire, info: SocketInfo, *, plaintext_read: bool) -> None:
-        """Called by the old connection's thread, which goes on to open() and never reads again."""
+        """Called by the old connection's thread, which goes on to open() and never reads again.
+
+        No other thread uses this object.
+        """
         self._wire, self._info, self._plaintext_read = wire, info, plaintext_read
 
     def open(self, waker: Waker, stop: Callable[[], bool]) -> tuple[Wire, SocketInfo]:

@@ -121,7 +121,7 @@ class Receiving:
         self.lease = Lease(state, "read")
         self.received = 0
         self._likely = _USUAL  # how many bytes the next receive may bring; the owner's alone
-        self._last_size = 0
+        self._last_size = 0  # the owner's too
         self.last_at = _deadline.clock()
 
     # -- The stream's lock ----------------------------------------------------------------------
@@ -243,7 +243,7 @@ class Receiving:
             return result
 
         def receive(wire: Wire, deadline: Deadline | None) -> bytes | _Waited:
-            room = max(1, max(self.mark, reach) - len(self.queue))
+            room = max(1, max(self.mark, reach) - len(self.queue))  # a hint, without the lock
             return self._receive(wire.recv, min(room, self._ask_for(CHUNK)), deadline)
 
         return self._call(reader, timeout, take, receive, self.queue.append)
@@ -457,7 +457,7 @@ class Receiving:
     def receive_ahead(self, wire: Wire) -> None:
         """One receive of the connection's thread, as the owner; it gives up in the end."""
         state = self._state
-        room = CHUNK
+        room = CHUNK  # a hint, without the lock: others take bytes out, only the owner adds any
         if self.inbound is Inbound.READING:
             room = min(CHUNK, max(1, self.mark - len(self.queue)))
         try:

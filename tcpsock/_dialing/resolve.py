@@ -140,7 +140,7 @@ class Lookup:
         return found
 
     def _finish(self, outcome: list[Candidate] | BaseException) -> None:
-        self._outcome = outcome
+        self._outcome = outcome  # before on_done: who waits for that reads it afterwards
         with self._lock:
             on_done, self._on_done = self._on_done, None
             if on_done is not None:

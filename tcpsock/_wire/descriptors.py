@@ -10,7 +10,8 @@ from .platform import at_fork
 
 __all__ = ["ours"]
 
-# Every socket that a connection dials, adopts or serves.
+# Every socket that a connection dials, adopts or serves. Adding and discarding one is a single step
+# of a set, with or without a GIL; only a child, which has one thread, goes through them.
 ours: weakref.WeakSet[socket.socket] = weakref.WeakSet()
 
 # TLS objects of the parent, left alone and alive in the child: a thread of the parent may have been

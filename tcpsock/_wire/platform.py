@@ -83,7 +83,8 @@ def poller() -> Poller:
 class Waker:
     """Wakes whoever polls its descriptor; level-triggered, from set() until clear().
 
-    An eventfd costs one descriptor, a socket pair two.
+    An eventfd costs one descriptor, a socket pair two. Who sets it holds `State.lock`, the turn to
+    send or the look-up's lock: nobody can while it is closed, lest the number be another's by then.
     """
 
     __slots__ = ("_pair", "_read_fd", "_write_fd")

@@ -24,7 +24,8 @@ __all__ = ["TlsWire", "is_tls_eof", "tls_failure", "verified_name"]
 _BUFFER: Final = 1 << 18  # bytes that one recv() of a TLS wire can give
 
 # Buffers to decrypt into, for whoever receives just now: a fresh one each time costs two thirds of
-# the throughput. list.append and list.pop are atomic.
+# the throughput. list.append and list.pop are atomic, with or without a GIL. (Two threads at once
+# may keep one more than is meant.)
 _buffers: list[memoryview] = []
 _SPARE_BUFFERS: Final = 8
 
@@ -46,6 +47,7 @@ class TlsWire(Wire):
         # Guards every call into the TLS object. Taken after a connection's own lock or without
         # it, before the swap lock of close_notify.py. Re-entrant for finalizers, as that one.
         self._tls_lock = threading.RLock()
+        # All that follows changes under that lock.
         self._in_records = False  # in the middle of a batch
         self._allow_truncation = allow_truncation
         self._rescued = bytearray()  # decrypted before the half-close; first to be received

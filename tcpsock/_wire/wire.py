@@ -39,7 +39,11 @@ class Wire:
         receive_events: what to poll for before the next receive: TLS may have to send first.
         send_events: the same before a send is tried again.
         fin_sent: our side has ended, or is about to: that there is no peer any more then tells
-            nothing about how it went.
+            nothing about how it went. Stored before the system call whose effect others see.
+
+    maybe_more and receive_events are the receiver's, send_events the sender's; these change with
+    `State.lock`. (TLS writes them under its own lock. Its half-close, which isn't the receiver's,
+    sets maybe_more, and then the waker.)
     """
 
     def __init__(self, sock: socket.socket, waker: Waker, address: str | None) -> None:

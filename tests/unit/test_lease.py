@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from concurrent.futures import Future
 from typing import Any, Literal
 
@@ -165,3 +166,30 @@ def test_E4_a_socket_that_refuses_gives_no_lease() -> None:
     assert refused.value.__cause__ is leased.state.refusal
     assert not leased.lease.held
     assert leased.lease.closed is None
+
+
+class _GivenBackAtOnce(Lease):
+    """Another thread gives the lock back as soon as somebody has looked at the holder."""
+
+    _seen: weakref.ref[object] | None
+
+    @property
+    def _holder(self) -> weakref.ref[object] | None:  # type: ignore[override]
+        seen, self._seen = self._seen, None
+        return seen
+
+    @_holder.setter
+    def _holder(self, holder: weakref.ref[object] | None) -> None:
+        self._seen = holder
+
+
+def test_R6_who_asks_without_the_lock_looks_once() -> None:
+    """`locked` and repr() do, and a release_lock() may come in between."""
+    holder = Holder()
+    lease = _GivenBackAtOnce(State(ADDRESS), "read")
+    lease._holder = weakref.ref(holder)
+    assert lease.held
+    assert not lease.held
+    lease._holder = weakref.ref(holder)
+    assert lease.is_held_by(holder)
+    assert not lease.is_held_by(holder)
