@@ -186,7 +186,7 @@ CALLS: dict[str, dict[str, Blocked]] = {
     },
     "pipe-out": {
         "pipe from socket": Blocked(
-            pipe_from_socket, take_all_to_the_end, gives=len(BULK), writes=BULK
+            pipe_from_socket, take_all_to_the_end, gives=len(BULK), writes=BULK, at_once=False
         )
     },
     "write": {"write": _writing(write, writes=BULK)},
@@ -195,7 +195,7 @@ CALLS: dict[str, dict[str, Blocked]] = {
         "read beside a write": Blocked(read_beside_write, send_text_and_take_all, gives=TEXT)
     },
     "opened": {"opened": Blocked(wait_for_opened, Scene.open_up, opening=True)},
-    "early-detach": {"detach": Blocked(detach_early, Scene.open_up, opening=True)},
+    "early-detach": {"detach": Blocked(detach_early, Scene.open_up, opening=True, at_once=False)},
     "early-read": {"early read": _reading(read, opening=True)},
     "early-write": {"early write": _writing(partial(write, data=TEXT), writes=TEXT, opening=True)},
 }

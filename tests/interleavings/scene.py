@@ -54,6 +54,8 @@ class Blocked(NamedTuple):
     """Whether what it returns stays to be read."""
     opening: bool = False
     """Whether the connection is not open yet."""
+    at_once: bool = True
+    """Whether an event that ends it does so without the peer's help."""
 
 
 class Outcome(NamedTuple):
@@ -127,6 +129,9 @@ class Scene:
             self.send(blocked.ahead)
         self.call = [blocked.prepare(self)]
         self._closed = [each and each.closed for each in (self.sock, self.reader, self.writer)]
+        self._settled_under_lock = False
+        for future in (self.opened, *filter(None, self._closed)):
+            future.add_done_callback(self._look_for_the_lock)
         schedule.settle()
 
     # -- The beginning --------------------------------------------------------------------------
@@ -287,7 +292,12 @@ class Scene:
         self.schedule.finish()
         assert all(future is None or future.done() for future in (self.opened, *self._closed))
 
+    def _look_for_the_lock(self, _: object) -> None:
+        """Futures settle outside of it (rule O2)."""
+        self._settled_under_lock |= self.connection.state.interrupted
+
     def _check_that_nothing_is_held(self) -> None:
+        assert not self._settled_under_lock
         connection: Connection | None = self.connection
         while connection is not None:
             state, receiving, sending = connection.state, connection.receiving, connection.sending

@@ -75,6 +75,8 @@ class Story:
                 said = how(self)
                 outcome = self.scene.finish(self.event, self.call)
                 assert any(line.fits(outcome) for line in self.allowed), outcome
+                if outcome.call != "whole" and self.blocked.at_once:
+                    assert self.ended_at_once
                 self._check_warnings(outcome, caught)
             except Exception as error:
                 report = self.schedule.report()
@@ -92,6 +94,7 @@ class Story:
 
     def release(self) -> None:
         """The peer does what is waited for, if anybody still waits."""
+        self.ended_at_once = self.schedule.is_over("call")
         if not all(map(self.schedule.is_over, ("call", "another write", "event"))):
             self.schedule.run("peer", partial(self.blocked.release, self.scene))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,7 +18,14 @@ from hypothesis.stateful import initialize, invariant, precondition
 from peers import WAIT, Call, Peer, pattern, until, until_all_arrived
 
 import tcpsock
-from tcpsock import ConnectionLost, ReadTimeout, SocketError, StreamLocked, TlsTruncated
+from tcpsock import (
+    ConnectionLost,
+    ReadTimeout,
+    SocketClosed,
+    SocketError,
+    StreamLocked,
+    TlsTruncated,
+)
 from tcpsock._connection import life
 from tcpsock._wire.wire import Wire
 
@@ -40,6 +48,7 @@ from .reading import (
 
 LATE = 15  # steps after which the data may come to its end: there is less to see after that
 ROOM = 20_000  # bytes unread at most: so many fit into our kernel's buffer, so no send ever waits
+NEAR = st.none() | st.none() | st.integers(-1, 1)
 SMALL = (0, 0.001, 0.01)  # seconds, which may be too few for what is still on its way
 TIMINGS = st.sampled_from(["patient", "default", *SMALL])
 
@@ -90,6 +99,7 @@ class ReaderMachine(NotedMachine):
         early=st.just([]) | PIECES,
         early_end=st.sampled_from([None] * 12 + ENDS),
         late_end=st.sampled_from(ENDS),
+        late_call=GATHERS,
     )
     def open(
         self,
@@ -102,10 +112,12 @@ class ReaderMachine(NotedMachine):
         early: Pieces,
         early_end: str | None,
         late_end: str,
+        late_call: ReadCall,
     ) -> None:
         """`default` is the socket's timeout. `eager`: the thread reads ahead without a grace.
 
-        `early` and `early_end` come before anybody reads (rule R0); `late_end` at last.
+        `early` and `early_end` come before anybody reads (rule R0); `late_end` and `late_call`
+        at last.
         """
         if eager:
             life.GRACE = 0.0  # type: ignore[misc]  # it is final for everybody else
@@ -119,7 +131,8 @@ class ReaderMachine(NotedMachine):
         self.connected = True
         self.tls = transport != "plain"
         self.mark, self.default, self.allow_truncation = mark, default, allow_truncation
-        self.late_end = late_end
+        self.late_end, self.late_call = late_end, late_call
+        self.half_closed = False  # by us
         self.unread = b""
         self.end: str | type[SocketError] | None = None  # what comes after `unread`
         self.sent = 0  # how much of the endless sequence
@@ -267,15 +280,19 @@ class ReaderMachine(NotedMachine):
 
     # -- Reading --------------------------------------------------------------------------------
 
-    @step(first=FIRST, call=TAKES, timing=TIMINGS)
-    def take(self, first: Pieces, call: ReadCall, timing: str | float) -> None:
+    @step(first=FIRST, call=TAKES, near=NEAR, timing=TIMINGS)
+    def take(self, first: Pieces, call: ReadCall, near: int | None, timing: str | float) -> None:
         self._send_more(first)
-        self._read(call, timing)
+        self._read(self._near(call, near), timing)
 
-    @step(first=FIRST, call=GATHERS, timing=TIMINGS)
-    def gather(self, first: Pieces, call: ReadCall, timing: str | float) -> None:
+    @step(first=FIRST, call=GATHERS, near=NEAR, timing=TIMINGS)
+    def gather(self, first: Pieces, call: ReadCall, near: int | None, timing: str | float) -> None:
         self._send_more(first)
-        self._read(call, timing)
+        self._read(self._near(call, near), timing)
+
+    def _near(self, call: ReadCall, near: int | None) -> ReadCall:
+        """The call for about as many bytes as there are, if it is to be so."""
+        return call if near is None else replace(call, n=max(1, len(self.unread) + near))
 
     def _read(self, call: ReadCall, timing: str | float) -> None:
         reader = self._locked()
@@ -286,11 +303,14 @@ class ReaderMachine(NotedMachine):
         elif timing != "default" or (self.default != 0 and not certain):
             timeout["timeout"] = 0 if timing == "default" else float(timing)
         seconds = timeout.get("timeout", self.default)
-        # What has been read ahead must be found in no time.
-        found = call.answer(self.unread[: self.sock.stats.bytes_buffered], False) is not None
+        # What has been read ahead must be found in no time, and all of it.
+        ahead = call.answer(self.unread[: self.sock.stats.bytes_buffered], False)
         self.allowed = max(self.allowed, call.reach)
         outcome = _outcome(call, reader, **timeout)
-        self._check(call, outcome, may_time_out=not certain or (seconds in SMALL and not found))
+        if isinstance(outcome, bytes) and ahead is not None:
+            assert len(outcome) >= len(ahead.value)
+        may_time_out = not certain or (seconds in SMALL and ahead is None)
+        self._check(call, outcome, may_time_out=may_time_out)
 
     @precondition(lambda self: self.end is None)
     @step(
@@ -509,6 +529,29 @@ class ReaderMachine(NotedMachine):
         assert by_cancel is not None
         assert by_cancel.fits(outcome) or (before is not None and before.fits(outcome))
 
+    # -- The other direction --------------------------------------------------------------------
+
+    @precondition(lambda self: not self.broken_late)
+    @step(size=st.integers(1, 100))
+    def write(self, size: int) -> None:
+        """It may meet the peer's end or reset first, which must not change what is read."""
+        with self.sock.writable.get_writer() as writer:
+            error = Call(writer.write, b"x" * size, timeout=WAIT).error()
+        if self.half_closed:
+            assert isinstance(error, SocketClosed if self.end is None else SocketError)
+        elif self.end is None:
+            assert error is None
+        else:
+            assert isinstance(error, SocketError | None)
+
+    @precondition(lambda self: not self.half_closed and not self.broken_late)
+    @step(first=FIRST)
+    def half_close(self, first: Pieces) -> None:
+        """Reading goes on, and loses nothing of what is waiting at this moment (rule W3)."""
+        self._send_more(first)
+        self.sock.writable.close()
+        self.half_closed = True
+
     # -- What always holds ----------------------------------------------------------------------
 
     @invariant()
@@ -550,9 +593,8 @@ class ReaderMachine(NotedMachine):
         if self.end is None:
             self._end_it(self.late_end)
         reader = self._locked()
-        if self.end is not EOF:  # an error takes nothing away
-            call = ReadExactly(ROOM + 1)
-            self._check(call, _outcome(call, reader, timeout=WAIT))
+        call = self._near(self.late_call, 1)
+        self._check(call, _outcome(call, reader, timeout=WAIT))
         rest = bytearray()
         for _ in range(2):  # the end stays the end
             try:

@@ -1,4 +1,4 @@
-"""The hammers themselves: `python hammers.py NAME COUNT` runs one, COUNT times over.
+"""The hammers: `python hammers.py NAME COUNT [FIRST]` strikes with one, with COUNT seeds from FIRST.
 
 Each is a process of its own, because what it looks for may kill the interpreter or hang it: then
 faulthandler tells where. Threads change every 10 microseconds, as often as CPython can.
@@ -7,167 +7,87 @@ faulthandler tells where. Threads change every 10 microseconds, as often as CPyt
 from __future__ import annotations
 
 import faulthandler
-import random
+import gc
+import os
+import signal
 import ssl
 import sys
-import threading
+import traceback
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
-from peers import WAIT, Call, Listener, ca_data, only, pattern
+from anvil import PATIENCE, leaving_nothing
+from hammers_closing import close_from_eight, everything_in_flight
+from hammers_opening import callbacks_that_call_in, connects_given_up
+from hammers_processes import exits, forks, multiprocessing_by_any_method
+from hammers_signals import (
+    interrupted_calls,
+    interrupted_flow,
+    interrupted_reads,
+    interrupted_turns,
+)
+from hammers_starttls import starttls_during_writes, starttls_in_a_loop
+from hammers_traffic import duplex, half_close, ping_pong
+from storm import storm
 
-import tcpsock
-from tcpsock.testing import serve
-
-PATIENCE = 240.0  # seconds after which a hammer is taken for hung
-CONNECTIONS = 100
-
-
-def open_tls(address: str, **options: object) -> tcpsock.Socket:
-    """A socket to one of our own servers."""
-    return tcpsock.connect(
-        address,
-        secure_transport="on",
-        tls=tcpsock.TlsOptions(ca_data=ca_data()),
-        timeout=PATIENCE,
-        connect_timeout=PATIENCE,
-        **options,  # type: ignore[arg-type]  # a test's own
-    )
-
-
-def ping_pong(version: ssl.TLSVersion, rounds: int) -> None:
-    """100 TLS connections at once, each with a thread that writes and one that reads."""
-
-    def echo(sock: object) -> None:
-        while data := sock.recv(4096):  # type: ignore[attr-defined]  # a socket
-            sock.sendall(data)  # type: ignore[attr-defined]
-
-    def write(writer: tcpsock.Writer, seed: int, pong: threading.Semaphore) -> None:
-        for n in range(rounds):
-            assert pong.acquire(timeout=PATIENCE)
-            writer.write(pattern(64, seed + n))
-        writer.close()
-
-    def read(reader: tcpsock.Reader, seed: int, pong: threading.Semaphore) -> None:
-        for n in range(rounds):
-            assert reader.read_exactly(64) == pattern(64, seed + n)
-            pong.release()
-        assert reader.read() == b""
-
-    with (
-        serve(echo, tls=only(version)) as server,
-        ThreadPoolExecutor(2 * CONNECTIONS) as threads,
-    ):
-        sockets = [open_tls(server.address) for _ in range(CONNECTIONS)]
-        running = []
-        for seed, sock in enumerate(sockets):
-            pong = threading.Semaphore(3)  # so many are on their way: both directions at once
-            reader, writer = sock.streams()
-            running.append(threads.submit(write, writer, seed, pong))
-            running.append(threads.submit(read, reader, seed, pong))
-        for future in running:
-            future.result(PATIENCE)
-        for sock in sockets:
-            assert sock.closed.result(PATIENCE) is None
-        server.wait(PATIENCE)
-        assert not server.errors, server.errors
-
-
-def half_close(version: ssl.TLSVersion, seed: int) -> None:
-    """We end our side with 5 MB inbound: every byte of them arrives."""
-    rng = random.Random(seed)
-    size = 5_000_000
-    mark = rng.choice([10_007, 100_003, 1 << 20, 1 << 23])
-    listener = Listener()
-    sock = open_tls(listener.address, high_water_mark=mark)
-    peer = listener.accept()
-    peer.start_tls(only(version))
-    reader, writer = sock.streams()
-
-    def stream() -> None:
-        peer.send(pattern(size, seed))
-        assert peer.read_all() == b"enough"
-        peer.end()
-
-    streaming = Call(stream)
-    before = rng.choice([0, 1, 70_000, 2_000_000])
-    got = bytearray(reader.read_exactly(before)) if before else bytearray()
-    reading = Call(reader.read_all) if rng.random() < 0.5 else None
-    writer.write(b"enough")
-    writer.close()
-    got += reading.result() if reading else reader.read_all()
-    assert got == pattern(size, seed), f"{len(got)} of {size} bytes"
-    streaming.result()
-    assert sock.closed.result(WAIT) is None
-    peer.close()
-    listener.close()
-
-
-def close_from_eight(version: ssl.TLSVersion, seed: int) -> None:
-    """Eight threads close one socket, in the middle of a read, a write and a half-close."""
-    listener = Listener()
-    sock = open_tls(listener.address, close_timeout=WAIT)
-    peer = listener.accept()
-    peer.start_tls(only(version))
-    sock.opened.result(WAIT)  # or close() would end the attempt
-    reader, writer = sock.streams()
-    start = threading.Barrier(11)
-
-    def write_on() -> None:
-        start.wait(WAIT)
-        while True:
-            writer.write(pattern(20_000))
-
-    def read_on() -> None:
-        start.wait(WAIT)
-        while reader.read():
-            pass
-
-    def close() -> None:
-        start.wait(WAIT)
-        assert sock.close() is sock.closed
-
-    def stream() -> None:
-        for n in range(20):
-            peer.send(pattern(50_000, n))
-
-    streaming = Call(stream)
-    draining = Call(peer.read_all)
-    calls = [Call(write_on), Call(read_on)]
-    closing = [Call(close) for _ in range(8)]
-    start.wait(WAIT)
-    if seed % 2:
-        writer.close()
-    for call in closing:
-        call.result()
-    for call in calls:
-        error = call.error()
-        assert error is None or type(error) is tcpsock.SocketClosed, repr(error)
-    sent = draining.result()
-    assert sent == b"".join([pattern(20_000)] * (len(sent) // 20_000))
-    streaming.result()
-    peer.end()
-    assert sock.closed.result(PATIENCE) is None
-    peer.close()
-    listener.close()
-
+from tcpsock._wire import close_notify
 
 HAMMERS: dict[str, Callable[[int], object]] = {
-    "ping-pong-tls12": lambda n: ping_pong(ssl.TLSVersion.TLSv1_2, 20),
-    "ping-pong-tls13": lambda n: ping_pong(ssl.TLSVersion.TLSv1_3, 20),
-    "half-close-tls12": lambda n: half_close(ssl.TLSVersion.TLSv1_2, n),
-    "half-close-tls13": lambda n: half_close(ssl.TLSVersion.TLSv1_3, n),
-    "close-from-eight-tls12": lambda n: close_from_eight(ssl.TLSVersion.TLSv1_2, n),
-    "close-from-eight-tls13": lambda n: close_from_eight(ssl.TLSVersion.TLSv1_3, n),
+    "ping-pong-tls12": lambda _: ping_pong(ssl.TLSVersion.TLSv1_2, 20),
+    "ping-pong-tls13": lambda _: ping_pong(ssl.TLSVersion.TLSv1_3, 20),
+    "duplex-tls12": partial(duplex, "tls12"),
+    "duplex-tls13": partial(duplex, "tls13"),
+    "duplex-starttls": partial(duplex, "starttls"),
+    "half-close-tls12": partial(half_close, "tls12"),
+    "half-close-tls13": partial(half_close, "tls13"),
+    "close-from-eight-tls12": partial(close_from_eight, "tls12"),
+    "close-from-eight-tls13": partial(close_from_eight, "tls13"),
+    "in-flight-plain": partial(everything_in_flight, "plain"),
+    "in-flight-tls12": partial(everything_in_flight, "tls12"),
+    "in-flight-tls13": partial(everything_in_flight, "tls13"),
+    "in-flight-starttls": partial(everything_in_flight, "starttls"),
+    "starttls-loop": starttls_in_a_loop,
+    "starttls-during-writes": starttls_during_writes,
+    "connects-given-up": connects_given_up,
+    "callbacks": callbacks_that_call_in,
+    "exits": exits,
+    "forks": forks,
+    "interrupted-reads-plain": partial(interrupted_reads, "plain"),
+    "interrupted-reads-tls12": partial(interrupted_reads, "tls12"),
+    "interrupted-reads-tls13": partial(interrupted_reads, "tls13"),
+    "interrupted-flow-plain": partial(interrupted_flow, "plain"),
+    "interrupted-flow-tls12": partial(interrupted_flow, "tls12"),
+    "interrupted-flow-tls13": partial(interrupted_flow, "tls13"),
+    "interrupted-turns": interrupted_turns,
+    "interrupted-calls": interrupted_calls,
+    "storm-plain": partial(storm, "plain"),
+    "storm-tls": partial(storm, "tls"),
+    "storm-starttls": partial(storm, "starttls"),
+    "multiprocessing": multiprocessing_by_any_method,
 }
 
 
-if __name__ == "__main__":
-    name, count = sys.argv[1], int(sys.argv[2])
+def strike(name: str, count: int, first: int) -> None:
+    """Let one hammer fall, over and over."""
     faulthandler.enable()
+    # Not dump_traceback_later(): a forked child that takes leave would wait for its thread.
+    faulthandler.register(signal.SIGALRM, chain=True)
     sys.setswitchinterval(1e-5)
-    for n in range(count):
-        faulthandler.dump_traceback_later(PATIENCE, exit=True)
-        HAMMERS[name](n)
-    faulthandler.cancel_dump_traceback_later()
+    close_notify.prepare()  # what the library makes once and keeps is nobody's leftover
+    gc.freeze()  # what is here now is looked at no more
+    for seed in range(first, first + count):
+        print("seed", seed, flush=True)  # the last one printed is the one that it broke at
+        signal.alarm(PATIENCE)
+        try:
+            with leaving_nothing():
+                HAMMERS[name](seed)
+        except Exception:
+            traceback.print_exc()
+            faulthandler.dump_traceback()  # somebody may hang
+            os._exit(1)
+    signal.alarm(0)
     print("survived", count)
+
+
+if __name__ == "__main__":
+    strike(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]) if len(sys.argv) > 3 else 0)
