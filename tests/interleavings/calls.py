@@ -239,6 +239,11 @@ def drop(scene: Scene) -> None:
     scene.kept.clear()
 
 
+def data(scene: Scene) -> None:
+    """Not all that is to come: the rest comes when the peer lets the call end."""
+    scene.send(TEXT[len(scene.sent) :][:3])
+
+
 def fin(scene: Scene) -> None:
     scene.open_up()
     scene.end()
@@ -267,6 +272,7 @@ EVENTS: dict[str, Callable[[Scene], None]] = {
     "cancel": cancel,
     "Writer.close": close_writer,
     "drop": drop,
+    "data": data,
     "FIN": fin,
     "FIN after data": fin_after_data,
     "RST": rst,
@@ -276,6 +282,8 @@ EVENTS: dict[str, Callable[[Scene], None]] = {
 
 def makes_sense(call: str, event: str) -> bool:
     """Whether this event can come to this call."""
+    if event == "data":
+        return call not in ("opened", "early read", "early write", "detach")
     if call == "as_file that has begun":
         # An io.BufferedReader tells nobody that it goes on with a read, and keeps nothing of one
         # that fails.

@@ -105,6 +105,14 @@ drop
     pipe                    done      whole     resolves  -         resolves  -          E1
     write turn early-write  done      whole     pending   -         Closed    all        E6
     pipe-out                done      whole     pending   -         -         all        E6
+data
+    read                    done      some      pending   pending   pending   -          R2 R3
+    duplex                  done      some      pending   pending   pending   all        R2 R3
+    read gather peek        done      whole     pending   pending   pending   -          R3
+    duplex                  done      whole     pending   pending   pending   all        R3
+    pipe                    done      whole     resolves  -         resolves  -          R3
+    write turn              done      whole     pending   -         pending   all        R1
+    pipe-out                done      whole     pending   -         -         all        R1
 FIN, FIN after data
     write early-write       done      whole     resolves  -         resolves  all        E1
     write turn early-write  done      Lost      resolves  -         resolves  none       E1

@@ -62,7 +62,7 @@ class Outcome(NamedTuple):
     """What came of a run, in words. Errors go by their classes, in short: "Closed", "Lost"."""
 
     event: str  # "done", or the error
-    call: str  # "whole": as if nothing had happened; "EOF"; or the error
+    call: str  # "whole": as if nothing had happened; "some" of it; "EOF"; or the error
     closed: str  # Socket.closed: "resolves", "pending", or the error
     reader: str  # and so Reader.closed; "-" where there is none
     writer: str  # and Writer.closed
@@ -210,7 +210,7 @@ class Scene:
         if not self.opened.done():
             self.open_up()
             self.schedule.settle()
-        said = _what(event, None, "done"), _what(call, self.blocked.gives, "whole")
+        said = self._what(event, None, "done"), self._what(call, self.blocked.gives, "whole")
         states = [_state(future) for future in self._closed]
         if self.upgraded is not None:
             self.peer.start_tls(self.servers.context)
@@ -223,6 +223,17 @@ class Scene:
         self._end_everything()
         self._check_that_nothing_is_held()
         return Outcome(*said, *states, self._what_the_peer_got())
+
+    def _what(self, call: Call, expected: object, word: str) -> str:
+        """What a call came to, in a word."""
+        error = call.error()
+        if isinstance(error, tcpsock.IncompleteRead):
+            return "EOF"
+        if error is not None:
+            return _name(error)
+        if call.result() == expected:
+            return word
+        return "EOF" if self.peer_has_ended or self.given_up else "some"
 
     def _look_at_the_rest(self, call: Call, *, writing: bool) -> None:
         """What was sent and not read, or given up, can be read; then the connection goes on."""
@@ -345,16 +356,6 @@ def _wait_for(sock: socket.socket) -> None:
     arrived = select.poll()  # the schedule's own
     arrived.register(sock.fileno(), select.POLLIN)
     arrived.poll(int(WAIT * 1000))
-
-
-def _what(call: Call, expected: object, word: str) -> str:
-    """What a call came to, in a word."""
-    error = call.error()
-    if isinstance(error, tcpsock.IncompleteRead):
-        return "EOF"
-    if error is not None:
-        return _name(error)
-    return word if call.result() == expected else "EOF"
 
 
 def _state(future: Future[Any] | None) -> str:

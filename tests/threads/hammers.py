@@ -1,4 +1,4 @@
-"""The hammers: `python hammers.py NAME COUNT [FIRST]` strikes with one, with COUNT seeds from FIRST.
+"""The hammers: `python hammers.py NAME COUNT [FIRST]` strikes with one, COUNT seeds from FIRST.
 
 Each is a process of its own, because what it looks for may kill the interpreter or hang it: then
 faulthandler tells where. Threads change every 10 microseconds, as often as CPython can.

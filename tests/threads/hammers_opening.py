@@ -21,7 +21,7 @@ from anvil import PATIENCE, TLS, outcome, together
 from peers import HOST, Call, only
 
 import tcpsock
-from tcpsock import ConnectionLost, SocketAborted, SocketClosed, SocketError
+from tcpsock import ConnectionLost, PlaintextInjected, SocketAborted, SocketClosed, SocketError
 from tcpsock.testing import serve, upgrade
 
 __all__ = ["Places", "callbacks_that_call_in", "connects_given_up", "echo"]
@@ -90,7 +90,7 @@ class Places:
 
 
 def connects_given_up(seed: int) -> None:
-    """Sockets closed, aborted, upgraded and dropped at any point of opening, whoever the peer is."""
+    """Sockets closed, aborted, upgraded and dropped at any point of opening, whatever the peer."""
     rng = random.Random(seed)
     with ExitStack() as ends, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "unclosed tcpsock", ResourceWarning)
@@ -136,7 +136,8 @@ def _give_up(places: Places, rng: random.Random) -> None:
         if failure is not None and not isinstance(failure, SocketClosed):
             assert error is failure, (failure, error)  # rule O3
         else:
-            assert error is None or isinstance(error, (SocketAborted, ConnectionLost)), error
+            opened_and_lost = (SocketAborted, ConnectionLost, PlaintextInjected)
+            assert error is None or isinstance(error, opened_and_lost), error
 
 
 def _blocked(sock: tcpsock.Socket, rng: random.Random) -> list[Call]:

@@ -1,7 +1,7 @@
 """Hammers of the process itself: exit with sockets in every state, fork in the middle of traffic.
 
-A child leaves as a program does: SystemExit goes up through all frames, and the interpreter is taken
-down. So no frame above it may have a `with` or a `finally` that is only for the parent.
+A child leaves as a program does: SystemExit goes up through all frames, and the interpreter is
+taken down. So no frame above it may have a `with` or a `finally` that is only for the parent.
 """
 
 from __future__ import annotations
@@ -335,8 +335,8 @@ _STATES: tuple[Callable[[Places, random.Random], object], ...] = (
 def forks(seed: int) -> None:
     """Workers forked out of any thread, amid traffic, use what they inherited and connect anew.
 
-    A child of a fork that finds other threads inside OpenSSL may hang in its first TLS call: OpenSSL
-    has locks of its own. So children use TLS only where the parent's TLS connections are at rest.
+    A child of a fork that finds other threads inside OpenSSL may hang in its first TLS call:
+    OpenSSL has locks of its own. So children use TLS only where the parent's TLS connections are at rest.
     """
     warnings.filterwarnings("ignore", ".*fork", DeprecationWarning)  # 3.12: threads and fork()
     rng = random.Random(seed)

@@ -94,9 +94,7 @@ def _send(
     end()
 
 
-def _receive(
-    receive: Callable[[random.Random], bytes], size: int, start: int, seed: float
-) -> None:
+def _receive(receive: Callable[[random.Random], bytes], size: int, start: int, seed: float) -> None:
     rng, at = random.Random(seed), 0
     while received := receive(rng):
         assert received == pattern(len(received), start + at), f"wrong bytes behind {at}"

@@ -1,8 +1,8 @@
 """The storm: a few threads do anything at all to one socket, whose peer does anything at all.
 
-Nobody knows what must come of it, but some things must never: a hang, an exception that the contract
-does not name for that call, a byte that is out of its place, a future that is not settled, an object
-that stays.
+Nobody knows what must come of it, but some things must never: a hang, an exception that the
+contract does not name for that call, a byte that is out of its place, a future that is not settled,
+an object that stays.
 """
 
 from __future__ import annotations
