@@ -24,7 +24,6 @@ from ._connection.opening import (
 from ._connection.state import Ending, Outbound, Phase
 from ._dialing import address as addresses
 from ._errors import (
-    PlaintextInjected,
     SocketForked,
     SocketUpgraded,
     StartTlsError,
@@ -266,15 +265,15 @@ class Socket:
 
         def check() -> None:
             self._check_upgradable()
-            # From now on the new socket has the place, unless plaintext is in the way.
+            # From now on the new socket has the place, unless something is in the way.
             self._place.follow(upgraded.opened, upgraded.closed)
 
         try:
             handover.upgrade(self._connection, upgraded._connection, check)
-        except BaseException as error:
-            if isinstance(error, PlaintextInjected):
-                self._place.follow(self.opened, self.closed)
+        except BaseException:
             if self._connection.successor is not upgraded._connection:
+                if self._place.follows(upgraded.closed):
+                    self._place.follow(self.opened, self.closed)
                 upgraded._connection.discard()
             raise
         return upgraded

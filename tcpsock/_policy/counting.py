@@ -22,34 +22,43 @@ class Full(Exception):
 
 
 class Counter:
-    """A limit, and the places taken under it in this process."""
+    """A limit, and the places taken under it in this process.
+
+    It knows them weakly: one that nobody holds any more, whatever became of its connection, is no
+    longer taken.
+    """
 
     __slots__ = ("__weakref__", "_places", "limit")
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self._places: set[Place] = set()
+        self._places: set[weakref.ref[Place]] = set()
         _counters.add(self)
 
     def __len__(self) -> int:
         """How many places are taken."""
-        return sum(not place.free for place in list(self._places))
+        return len(self._places) - len(self._free())
+
+    def _free(self) -> list[weakref.ref[Place]]:
+        """Those that are to be forgotten."""
+        # Of a copy, since remove() takes no lock.
+        known = [(ref, ref()) for ref in list(self._places)]
+        return [ref for ref, place in known if place is None or place.free]
 
     def add(self, place: Place) -> None:
         """Requires the lock."""
-        self._places.add(place)
+        self._places.add(place.ref)
 
     def check(self) -> None:
         """Raise Full if more places are taken than there are. Requires the lock."""
         if len(self._places) > self.limit:
-            # Of a copy, since remove() takes no lock.
-            self._places.difference_update(place for place in list(self._places) if place.free)
+            self._places.difference_update(self._free())
         if len(self._places) > self.limit:
             raise Full(len(self._places) - 1, self.limit)
 
     def remove(self, place: Place) -> None:
         """Any number of times, by anybody."""
-        self._places.discard(place)
+        self._places.discard(place.ref)
 
     def clear(self) -> None:
         """For a forked child: the places are the parent's."""
@@ -59,13 +68,15 @@ class Counter:
 class Place:
     """What one connection takes up in all the counters that limit it.
 
-    It refers to futures weakly. While they are pending their connection's thread keeps them; then
-    nobody needs to, and what hangs on their callbacks can go.
+    Who holds it: connect() while the connection is made, then the public object, and a callback of
+    its future `closed`, which its thread holds as long as it is pending. The other way round the
+    futures are known weakly, so that what hangs on their callbacks can go.
     """
 
-    __slots__ = ("_closed", "_counters", "_opened")
+    __slots__ = ("__weakref__", "_closed", "_counters", "_opened", "ref")
 
     def __init__(self, counters: Collection[Counter]) -> None:
+        self.ref = weakref.ref(self)
         self._counters = counters
         self._opened: weakref.ref[concurrent.futures.Future[SocketInfo]] | None = None
         self._closed: weakref.ref[concurrent.futures.Future[None]] | None = None
@@ -92,6 +103,10 @@ class Place:
             return
         self._opened, self._closed = weakref.ref(opened), weakref.ref(closed)
         closed.add_done_callback(self._tidy_up)
+
+    def follows(self, closed: concurrent.futures.Future[None]) -> bool:
+        """Whether this is the `closed` of the connection's futures."""
+        return self._closed is not None and self._closed() is closed
 
     def __enter__(self) -> Place:
         return self

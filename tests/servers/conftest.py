@@ -7,6 +7,7 @@ environment: there everything must run, and it fails them.
 from __future__ import annotations
 
 import contextlib
+import grp
 import os
 import pathlib
 import signal
@@ -247,3 +248,219 @@ def gopher_server(private_authority: trustme.CA) -> Iterator[Server]:
         path = place.write("pygopherd.conf", textwrap.dedent(conf))
         with Process([pygopherd, str(path)], place, ready=_accepts(port)):
             yield Server(port, port, place.ca_data, files)
+
+
+@pytest.fixture(scope="session")
+def dovecot_servers(private_authority: trustme.CA) -> Iterator[dict[str, Server]]:
+    """Dovecot, by protocol: imap, pop3, sieve and lmtp."""
+    with _or_skip():
+        [dovecot] = find("dovecot-core", "dovecot")
+        find("dovecot-imapd", "/usr/lib/dovecot/imap")
+        find("dovecot-pop3d", "/usr/lib/dovecot/pop3")
+        find("dovecot-lmtpd", "/usr/lib/dovecot/lmtp")
+        find("dovecot-managesieved", "/usr/lib/dovecot/managesieve")
+    with Place("dovecot", private_authority) as place:
+        ports = {protocol: free_port() for protocol in ("imap", "pop3", "sieve", "lmtp")}
+        name = place.account.pw_name
+        services = "".join(
+            f"""\
+            service {service}-login {{
+              chroot =
+              inet_listener {listener} {{
+                port = {port}
+              }}
+              inet_listener {listener}s {{
+                port = 0
+              }}
+            }}
+            """
+            for service, listener, port in (
+                ("imap", "imap", ports["imap"]),
+                ("pop3", "pop3", ports["pop3"]),
+                ("managesieve", "sieve", ports["sieve"]),
+            )
+        )
+        conf = f"""\
+            protocols = imap pop3 sieve lmtp
+            listen = 127.0.0.1
+            base_dir = {place.make("run")}
+            state_dir = {place.make("state")}
+            log_path = /dev/stderr
+            default_internal_user = {name}
+            default_internal_group = {grp.getgrgid(place.account.pw_gid).gr_name}
+            default_login_user = {name}
+            ssl = yes
+            ssl_cert = <{place.cert}
+            ssl_key = <{place.key}
+            mail_location = maildir:{place.directory}/mail
+            service anvil {{
+              chroot =
+            }}
+            service stats {{
+              chroot =
+            }}
+            passdb {{
+              driver = static
+              args = nopassword=y
+            }}
+            userdb {{
+              driver = static
+              args = uid={place.account.pw_uid} gid={place.account.pw_gid} home={place.directory}
+            }}
+            service lmtp {{
+              inet_listener lmtp {{
+                port = {ports["lmtp"]}
+              }}
+            }}
+            {services}"""
+        path = place.write("dovecot.conf", textwrap.dedent(conf))
+        command = [dovecot, "-F", "-c", str(path)]
+        ready = [_speaks_first(port) for port in ports.values()]
+        with Process(command, place, ready=lambda: all(each() for each in ready)):
+            yield {
+                protocol: Server(port, 0, place.ca_data, place.directory)
+                for protocol, port in ports.items()
+            }
+
+
+@pytest.fixture(scope="session")
+def ldap_server(private_authority: trustme.CA) -> Iterator[Server]:
+    """slapd, without any entries."""
+    with _or_skip():
+        [slapd] = find("slapd", "slapd")
+    with Place("slapd", private_authority) as place:
+        port = free_port()
+        conf = f"""\
+            pidfile {place.directory}/pid
+            TLSCACertificateFile {place.ca}
+            TLSCertificateFile {place.cert}
+            TLSCertificateKeyFile {place.key}
+            """
+        path = place.write("slapd.conf", textwrap.dedent(conf))
+        command = [slapd, "-h", f"ldap://127.0.0.1:{port}/", "-f", str(path), "-d", "0"]
+        with Process(command, place, ready=_accepts(port)):
+            yield Server(port, 0, place.ca_data, place.directory)
+
+
+@pytest.fixture(scope="session")
+def mysql_server(private_authority: trustme.CA) -> Iterator[Server]:
+    """MariaDB; root has no password."""
+    with _or_skip():
+        install, mariadbd = find("mariadb-server", "mariadb-install-db", "mariadbd")
+    with Place("mariadb", private_authority) as place:
+        port, data = free_port(), place.make("data")
+        quick = ["--auth-root-authentication-method=normal", "--skip-test-db"]
+        run([install, "--no-defaults", f"--datadir={data}", *quick, "--skip-name-resolve"], place)
+        command = [
+            mariadbd,
+            "--no-defaults",
+            f"--datadir={data}",
+            f"--port={port}",
+            "--bind-address=127.0.0.1",
+            f"--socket={place.directory}/socket",
+            f"--pid-file={place.directory}/pid",
+            f"--ssl-cert={place.cert}",
+            f"--ssl-key={place.key}",
+            f"--ssl-ca={place.ca}",
+            "--skip-name-resolve",
+            "--innodb-buffer-pool-size=16M",
+        ]
+        with Process(command, place, ready=_says(place, "ready for connections")):
+            yield Server(port, 0, place.ca_data, place.directory)
+
+
+@pytest.fixture(scope="session")
+def ftp_server(private_authority: trustme.CA) -> Iterator[Server]:
+    """proftpd, without any users."""
+    with _or_skip():
+        [proftpd] = find("proftpd-core", "proftpd")
+        if not pathlib.Path("/usr/lib/proftpd/mod_tls.so").exists():
+            find("proftpd-mod-crypto", "mod_tls.so")
+    with Place("proftpd", private_authority) as place:
+        port = free_port()
+        conf = f"""\
+            ModulePath /usr/lib/proftpd
+            LoadModule mod_tls.c
+            ServerType standalone
+            ServerName "a server of two lines"
+            DefaultAddress 127.0.0.1
+            Port {port}
+            User {place.account.pw_name}
+            Group {grp.getgrgid(place.account.pw_gid).gr_name}
+            UseIPv6 off
+            UseReverseDNS off
+            WtmpLog off
+            PidFile {place.directory}/pid
+            ScoreboardFile {place.directory}/scoreboard
+            DelayTable none
+            SystemLog {place.directory}/system.log
+            TLSEngine on
+            TLSLog {place.directory}/tls.log
+            TLSRSACertificateFile {place.cert}
+            TLSRSACertificateKeyFile {place.key}
+            TLSECCertificateFile {place.cert}
+            TLSECCertificateKeyFile {place.key}
+            """
+        path = place.write("proftpd.conf", textwrap.dedent(conf))
+        command = [proftpd, "-n", "-q", "-c", str(path)]
+        with Process(command, place, ready=_speaks_first(port)):
+            yield Server(port, 0, place.ca_data, place.directory)
+
+
+@pytest.fixture(scope="session")
+def irc_server(private_authority: trustme.CA) -> Iterator[Server]:
+    """InspIRCd, with its modules ssl_gnutls and starttls."""
+    with _or_skip():
+        [inspircd] = find("inspircd", "inspircd")
+    with Place("inspircd", private_authority) as place:
+        port = free_port()
+        conf = f"""\
+            <server name="irc.example" description="test" id="97K" network="test">
+            <admin name="none" nick="none" email="none@example.com">
+            <path configdir="{place.directory}" datadir="{place.directory}"
+             logdir="{place.directory}" runtimedir="{place.directory}">
+            <module name="ssl_gnutls">
+            <module name="starttls">
+            <sslprofile name="test" provider="gnutls" cafile="{place.ca}"
+             certfile="{place.cert}" keyfile="{place.key}">
+            <starttls sslprofile="test">
+            <bind address="127.0.0.1" port="{port}" type="clients">
+            <connect name="main" allow="*" timeout="60" pingfreq="120" resolvehostnames="no"
+             useident="no">
+            <log method="file" type="*" level="default" target="inspircd.log">
+            """
+        path = place.write("inspircd.conf", textwrap.dedent(conf))
+        command = [inspircd, "--nofork", "--nopid", f"--config={path}"]
+        with Process(command, place, ready=_accepts(port)):
+            yield Server(port, 0, place.ca_data, place.directory)
+
+
+@pytest.fixture(scope="session")
+def xmpp_server(private_authority: trustme.CA) -> Iterator[Server]:
+    """Prosody, for the domain localhost; `tls_port` is where servers connect, with StartTLS too."""
+    with _or_skip():
+        [prosody] = find("prosody", "prosody")
+    with Place("prosody", private_authority) as place:
+        port, server_port, data = free_port(), free_port(), place.make("data")
+        conf = f"""\
+            modules_enabled = {{ "roster", "saslauth", "tls", "dialback" }}
+            modules_disabled = {{ "http", "posix" }}
+            authentication = "internal_hashed"
+            interfaces = {{ "127.0.0.1" }}
+            c2s_ports = {{ {port} }}
+            s2s_ports = {{ {server_port} }}
+            c2s_direct_tls_ports = {{}}
+            s2s_direct_tls_ports = {{}}
+            http_ports = {{}}
+            https_ports = {{}}
+            data_path = "{data}"
+            pidfile = "{place.directory}/pid"
+            log = {{ info = "*console" }}
+            ssl = {{ certificate = "{place.cert}", key = "{place.key}" }}
+            VirtualHost "localhost"
+            """
+        path = place.write("prosody.cfg.lua", textwrap.dedent(conf))
+        ready = [_accepts(port), _accepts(server_port)]
+        command = [prosody, "--config", str(path), "-F"]
+        with Process(command, place, ready=lambda: all(each() for each in ready)):
+            yield Server(port, server_port, place.ca_data, place.directory)

@@ -336,7 +336,8 @@ def forks(seed: int) -> None:
     """Workers forked out of any thread, amid traffic, use what they inherited and connect anew.
 
     A child of a fork that finds other threads inside OpenSSL may hang in its first TLS call:
-    OpenSSL has locks of its own. So children use TLS only where the parent's TLS connections are at rest.
+    OpenSSL has locks of its own. So children use TLS only where the parent's TLS connections are
+    at rest.
     """
     warnings.filterwarnings("ignore", ".*fork", DeprecationWarning)  # 3.12: threads and fork()
     rng = random.Random(seed)
