@@ -118,7 +118,8 @@ def _give_up(places: Places, rng: random.Random) -> None:
     futures = [(sock.opened, sock.closed)]
     dropping = rng.random() < 0.3
     blocked = [] if dropping else _blocked(sock, rng)  # it would hold the socket
-    with suppress(TimeoutError, SocketError):  # the one is its failure, the other ours
+    # The one is its failure, the other ours.
+    with suppress(concurrent.futures.TimeoutError, SocketError):
         sock.opened.exception(rng.choice((0, 0, 0.0003, 0.001, 0.003, 0.01, 0.1)))
     if rng.random() < 0.3:
         with suppress(SocketError, RuntimeError):

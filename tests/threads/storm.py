@@ -217,7 +217,7 @@ class Victim:
         self.current = None
 
     def wait(self, sock: Socket, rng: random.Random) -> None:
-        with contextlib.suppress(TimeoutError):
+        with contextlib.suppress(concurrent.futures.TimeoutError):
             rng.choice((sock.opened, sock.closed)).exception(rng.choice(_SHORT))
 
 
