@@ -8,9 +8,9 @@ everybody else has come as far as possible without it. What comes of it must be 
 from __future__ import annotations
 
 import itertools
-import sys
 import os
 import random
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
