@@ -113,6 +113,12 @@ def begin_another_write(scene: Scene, call: Callable[[], object]) -> None:
     scene.schedule.settle()
 
 
+def arrival(scene: Scene) -> Callable[[], object]:
+    """No call of ours: bytes arrive that nobody reads, and the thread takes them in."""
+    scene.reader, scene.writer = scene.sock.streams()
+    return partial(scene.send, TEXT)
+
+
 def detach_early(scene: Scene) -> Callable[[], object]:
     scene.reader, scene.writer = scene.sock.streams()
     sock = scene.sock
@@ -194,6 +200,7 @@ CALLS: dict[str, dict[str, Blocked]] = {
     "duplex": {
         "read beside a write": Blocked(read_beside_write, send_text_and_take_all, gives=TEXT)
     },
+    "arrival": {"arrival": Blocked(arrival, send_text)},
     "opened": {"opened": Blocked(wait_for_opened, Scene.open_up, opening=True)},
     "early-detach": {"detach": Blocked(detach_early, Scene.open_up, opening=True, at_once=False)},
     "early-read": {"early read": _reading(read, opening=True)},
@@ -283,11 +290,13 @@ EVENTS: dict[str, Callable[[Scene], None]] = {
 def makes_sense(call: str, event: str) -> bool:
     """Whether this event can come to this call."""
     if event == "data":
-        return call not in ("opened", "early read", "early write", "detach")
+        return call not in ("arrival", "opened", "early read", "early write", "detach")
     if call == "as_file that has begun":
         # An io.BufferedReader tells nobody that it goes on with a read, and keeps nothing of one
         # that fails.
         return event not in ("detach", "start_tls", "RST")
+    if call == "arrival":
+        return "FIN" not in event and "RST" not in event
     if call == "detach":
         return event in ("close", "abort", "start_tls", "detach")
     if event == "release_lock":  # somebody must hold one that is his to release

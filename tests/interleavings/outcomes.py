@@ -20,6 +20,7 @@ TABLE = """
 close
     read gather peek pipe   done      Closed    pending   Closed    Closed    -          E4 R10
     duplex                  done      Closed    pending   Closed    Closed    all        E4
+    arrival                 done      whole     pending   Closed    Closed    -          E4
     write                   done      whole     pending   -         Closed    all        E4
     write turn              done      Closed    pending   -         Closed    none       E4
     pipe-out                done      Closed    pending   -         -         none|some  E4
@@ -32,6 +33,8 @@ abort
     opened early-read       done      Aborted   Aborted   Aborted   Aborted   -          W5
     early-detach            done      Aborted   Aborted   Aborted   Aborted   -          W5
     duplex                  done      Aborted   Aborted   Aborted   Aborted   none|some  W5
+    arrival                 done      whole     Aborted   Aborted   Aborted   -          W5
+    arrival                 done      Reset     Aborted   Aborted   Aborted   -          W5
     write pipe-out          done      Aborted   Aborted   -         Aborted   none|some  W5
     turn early-write        done      Aborted   Aborted   -         Aborted   none       W5
 start_tls
@@ -45,10 +48,12 @@ start_tls
     write early-write       done      Upgraded  resolves  -         Upgraded  none       S2 R10
     pipe-out                done      Upgraded  resolves  -         -         none       S2
     gather peek             Injected  Injected  Injected  Injected  Injected  -          S5
-    opened                  done      whole     resolves  Upgraded  Upgraded  -          S4
+    opened arrival          done      whole     resolves  Upgraded  Upgraded  -          S4 S5
+    arrival                 Injected  whole     Injected  Injected  Injected  -          S5
     early-detach            done      Upgraded  resolves  Upgraded  Upgraded  -          S2
 start_tls on TLS
     read gather peek        StartTls  whole     pending   pending   pending   -          S1
+    arrival                 StartTls  whole     pending   pending   pending   -          S1
     opened early-read       StartTls  whole     pending   pending   pending   -          S1
     duplex                  StartTls  whole     pending   pending   pending   all        S1
     early-detach            StartTls  whole     resolves  Closed    Closed    -          S1
@@ -64,10 +69,10 @@ release_lock
     early-read              done      Locked    pending   Locked    pending   -          R6 R10
     duplex                  done      Locked    pending   Locked    pending   all        R6 R10
     write early-write       done      Locked    pending   -         Locked    none       R6 R10
-    opened                  done      whole     pending   Locked    pending   -          R10
+    opened arrival          done      whole     pending   Locked    pending   -          R10
 detach
     read gather peek        Busy      whole     pending   pending   pending   -
-    early-read              Busy      whole     pending   pending   pending   -
+    early-read arrival      Busy      whole     pending   pending   pending   -
     duplex                  Busy      whole     pending   pending   pending   all
     pipe                    Busy      whole     resolves  -         resolves  -
     write turn early-write  Busy      whole     pending   -         pending   all
@@ -77,7 +82,7 @@ detach
     read pipe               done      Busy      resolves  Closed    Closed    -          *
     write pipe-out          done      Busy      resolves  -         Closed    none       *
     early-read early-write  done      whole     resolves  Closed    Closed    all        *
-    opened                  done      whole     resolves  Closed    Closed    -
+    opened arrival          done      whole     resolves  Closed    Closed    -
     early-detach            Closed    whole     resolves  Closed    Closed    -
     early-detach            done      Closed    resolves  Closed    Closed    -
 cancel
@@ -86,10 +91,11 @@ cancel
     duplex                  done      EOF       pending   resolves  pending   all        R7 R10
     write turn early-write  done      whole     pending   -         pending   all        R7
     pipe-out                done      whole     pending   -         -         all        R7
-    opened                  done      whole     pending   resolves  pending   -          R7
+    opened arrival          done      whole     pending   resolves  pending   -          R7
 Writer.close
     read gather peek        done      whole     pending   pending   resolves  -          W3 R10
     opened early-read       done      whole     pending   pending   resolves  -          W3 R10
+    arrival                 done      whole     pending   pending   resolves  -          W3
     duplex                  done      whole     pending   pending   resolves  all        W3 R10
     pipe                    done      whole     resolves  -         resolves  -          W3 E3
     write early-write       done      whole     pending   -         resolves  all        W3
@@ -100,6 +106,7 @@ drop
     read gather peek        done      whole     pending   Closed    Closed    -          E6
     read gather             done      whole     pending   Locked    Closed    -          E6
     opened early-read       done      whole     pending   Closed    Closed    -          E6 O8
+    arrival                 done      whole     pending   Closed    Closed    -          E6
     duplex                  done      whole     pending   Closed    Closed    all        E6
     pipe                    done      whole     resolves  -         Closed    -          E6
     pipe                    done      whole     resolves  -         resolves  -          E1

@@ -212,11 +212,16 @@ class Scene:
             self.schedule.settle()
         said = self._what(event, None, "done"), self._what(call, self.blocked.gives, "whole")
         states = [_state(future) for future in self._closed]
-        if self.upgraded is not None:
+        if self.upgraded is not None and self.sent:
+            failure = self.upgraded.opened.exception(WAIT)  # before ClientHello, or behind it
+            assert isinstance(failure, (tcpsock.PlaintextInjected, tcpsock.TlsError))
+        elif self.upgraded is not None:
             self.peer.start_tls(self.servers.context)
             reader, writer = self.upgraded.streams()
             self._talk(reader.read, writer.write)
         elif self.detached is not None:
+            if self.sent:
+                assert self.detached.recv(len(self.sent)) == self.sent
             self._talk(partial(self.detached.recv, 100), self.detached.sendall)
         elif self.sock is not None:
             self._look_at_the_rest(call, writing=states[-1] in ("pending", "Locked"))
@@ -293,7 +298,8 @@ class Scene:
         self._name_is_known.set()
         if self.peer is not None and not self.was_reset:
             rest, _ = self.peer.read_to_the_end()
-            if self.opened.exception(WAIT) is None:
+            latest = self.opened if self.upgraded is None else self.upgraded.opened
+            if latest.exception(WAIT) is None:  # else it may have been a ClientHello
                 self.got += rest
             with contextlib.suppress(OSError):
                 self.end()

@@ -100,6 +100,7 @@ class ReaderMachine(NotedMachine):
         early_end=st.sampled_from([None] * 12 + ENDS),
         late_end=st.sampled_from(ENDS),
         late_call=GATHERS,
+        late_near=st.integers(-1, 1),
     )
     def open(
         self,
@@ -113,6 +114,7 @@ class ReaderMachine(NotedMachine):
         early_end: str | None,
         late_end: str,
         late_call: ReadCall,
+        late_near: int,
     ) -> None:
         """`default` is the socket's timeout. `eager`: the thread reads ahead without a grace.
 
@@ -131,7 +133,7 @@ class ReaderMachine(NotedMachine):
         self.connected = True
         self.tls = transport != "plain"
         self.mark, self.default, self.allow_truncation = mark, default, allow_truncation
-        self.late_end, self.late_call = late_end, late_call
+        self.late_end, self.late_call, self.late_near = late_end, late_call, late_near
         self.half_closed = False  # by us
         self.unread = b""
         self.end: str | type[SocketError] | None = None  # what comes after `unread`
@@ -605,7 +607,7 @@ class ReaderMachine(NotedMachine):
         if self.end is None:
             self._end_it(self.late_end)
         reader = self._locked()
-        call = self._near(self.late_call, 1)
+        call = self._near(self.late_call, self.late_near)
         self._check(call, _outcome(call, reader, timeout=WAIT))
         rest = bytearray()
         for _ in range(2):  # the end stays the end
