@@ -367,7 +367,8 @@ class Connection:
             if found & ~WOKEN and events & POLLIN and not watching:
                 receiving.receive_ahead(wire)
                 continue
-            reset = bool(found & (POLLERR | POLLHUP)) and wire.was_reset()
+            # After our own FIN a missing peer tells nothing; the kernel's error does.
+            reset = bool(found & POLLERR) or (bool(found & POLLHUP) and wire.was_reset())
             ended = bool(found & POLLIN) and wire.at_eof()  # only asked for without POLLRDHUP
             with state.lock:
                 receiving.owner = Owner.NOBODY
