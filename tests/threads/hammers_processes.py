@@ -306,8 +306,7 @@ def _called_back(places: Places, rng: random.Random) -> object:
     return sock
 
 
-_STATES: tuple[Callable[[Places, random.Random], object], ...] = (
-    _looking_up,
+_STATES: list[Callable[[Places, random.Random], object]] = [
     _dialling,
     _shaking_hands,
     _opening,
@@ -321,12 +320,14 @@ _STATES: tuple[Callable[[Places, random.Random], object], ...] = (
     _files,
     _piping,
     _busy,
-    _coming_and_going,
     _finishing_first,
     _used_at_exit,
     _closed_by_finalizer,
-    _called_back,
-)
+]
+if sys.version_info >= (3, 11):
+    # A daemon thread starts a thread, while the interpreter ends: 3.10 itself may crash then, as
+    # the new thread begins with a state that was freed already.
+    _STATES += [_looking_up, _coming_and_going, _called_back]
 
 
 # Fork

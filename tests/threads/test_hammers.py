@@ -117,11 +117,9 @@ def test_O2_callbacks_that_call_back_in() -> None:
     hammer("callbacks")
 
 
-if sys.version_info >= (3, 11):  # some interpreters of 3.10 crash as they end; why is open
-
-    def test_E7_exit_with_sockets_in_every_state() -> None:
-        """In time, with the program's own code, and without a word."""
-        hammer("exits")
+def test_E7_exit_with_sockets_in_every_state() -> None:
+    """In time, with the program's own code, and without a word."""
+    hammer("exits")
 
 
 def test_E8_fork_out_of_any_thread_amid_traffic() -> None:
