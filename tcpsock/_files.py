@@ -11,7 +11,7 @@ import sys
 import warnings
 import weakref
 from collections.abc import Callable
-from typing import IO, TYPE_CHECKING, Any, TypeVar
+from typing import IO, TYPE_CHECKING, Any
 
 from ._connection.life import Connection
 from ._errors import ReadTimeout
@@ -24,9 +24,6 @@ else:
     Buffer = object  # annotations are all that it is used in
 
 __all__ = ["Buffer", "RawReader", "RawWriter", "WriteFile", "bytes_of", "read_file", "write_all"]
-
-
-_Result = TypeVar("_Result")
 
 
 class _DroppableFile:
@@ -74,10 +71,8 @@ class RawReader(_Raw):
     Attributes, those of the one thread that uses the file (in_file() may be asked by another: it
     is true of that moment):
         given: how many bytes the buffer has had from here.
-        log: the last of them: what an operation in progress may have gathered.
-        in_operation: nothing of the log may be forgotten; else lines are being read, and what lies
-            before the last line's end has been given out.
-        known_at: a position, as `given` counts, up to which the file's user has had everything.
+        begun_at: where in these the operation in progress, or the last one, began.
+        log: the last of them, at least from there on.
         timed_out: the file is of no more use, as one of socket.makefile() after a timeout.
         shut: the buffer is asked for what it holds: nothing more is to be had.
         file: the buffer above; it keeps this one alive.
@@ -96,9 +91,8 @@ class RawReader(_Raw):
         self.timeout = timeout
         self.give_up = give_up
         self.given = 0
+        self.begun_at = 0
         self.log = bytearray()
-        self.in_operation = False
-        self.known_at = 0
         self.timed_out = False
         self.shut = False
         self._holder = holder
@@ -123,17 +117,11 @@ class RawReader(_Raw):
             except ReadTimeout:
                 self.timed_out = True
                 raise
-            self.given += got
             if self.timeout is not None:
-                self._remember(bytes(view[:got]))
+                del self.log[: len(self.log) - (self.given - self.begun_at)]
+                self.log += view[:got]
+            self.given += got
             return got
-
-    def _remember(self, chunk: bytes) -> None:
-        line_end = chunk.rfind(b"\n")
-        if self.in_operation or line_end < 0:
-            self.log += chunk
-        else:
-            self.log = bytearray(chunk[line_end + 1 :])
 
     def in_file(self) -> int:
         """How many bytes the file has had from here and not given out; it doesn't wait."""
@@ -144,8 +132,8 @@ class RawReader(_Raw):
             return 0  # closed or detached just now
 
     def ungiven(self) -> bytes:
-        """What the operation that timed out had gathered."""
-        return bytes(self.log[max(0, len(self.log) - (self.given - self.known_at)) :])
+        """What the buffer has had since the operation began, and what was in it by then."""
+        return bytes(self.log[len(self.log) - (self.given - self.begun_at) :])
 
 
 class _ReadFile(_DroppableFile, io.BufferedReader):
@@ -173,42 +161,47 @@ class _ReadFile(_DroppableFile, io.BufferedReader):
 class _TimedReadFile(_ReadFile):
     """One whose reads may time out: what they had gathered by then is not lost (rule R4).
 
-    The buffer forgets it. So what an operation gathers is logged below, from its beginning on;
-    lines, which stay at C speed, begin where the line before has ended.
+    The buffer forgets it. So it is kept below, from where each operation begins.
     """
 
+    def _begin(self) -> None:
+        if not self.raw.timed_out:  # else it raises, and what was gathered stays
+            self.raw.begun_at = self.tell()
+
+    def peek(self, size: int = 0, /) -> bytes:
+        self._begin()
+        return super().peek(size)
+
     def read(self, size: int | None = -1, /) -> bytes:
-        if size is not None and 0 <= size <= self.raw.given - self.tell():
-            chunk = super().read(size)
-            self.raw.known_at = self.tell()
-            return chunk
-        return self._logged(lambda: super(_TimedReadFile, self).read(size))
+        self._begin()
+        return super().read(size)
 
     def read1(self, size: int = -1, /) -> bytes:
-        return self._logged(lambda: super(_TimedReadFile, self).read1(size))
+        self._begin()
+        return super().read1(size)
 
     def readinto(self, buffer: Buffer, /) -> int:
-        return self._logged(lambda: super(_TimedReadFile, self).readinto(buffer))
+        self._begin()
+        return super().readinto(buffer)
 
     def readinto1(self, buffer: Buffer, /) -> int:
-        return self._logged(lambda: super(_TimedReadFile, self).readinto1(buffer))
+        self._begin()
+        return super().readinto1(buffer)
+
+    def readline(self, size: int | None = -1, /) -> bytes:  # iteration calls it, too
+        self._begin()
+        return super().readline(size)
 
     def readlines(self, hint: int | None = -1, /) -> list[bytes]:
-        # Its lines have not been given out before the last one is there.
-        return self._logged(lambda: super(_TimedReadFile, self).readlines(hint or -1))
-
-    def _logged(self, operation: Callable[[], _Result]) -> _Result:
-        raw = self.raw
-        if raw.timed_out:
-            return operation()  # which raises; what was gathered stays in the log
-        raw.log = bytearray(self.held())
-        raw.known_at = raw.given - len(raw.log)
-        raw.in_operation = True
-        result = operation()  # after an error the log stays as it is
-        raw.in_operation = False
-        raw.log = bytearray(self.held())
-        raw.known_at = raw.given - len(raw.log)
-        return result
+        self._begin()
+        most = hint if hint is not None and hint > 0 else sys.maxsize
+        lines: list[bytes] = []
+        while line := super().readline():  # all one operation: none is given out before the last
+            lines.append(line)
+            most -= len(line)
+            if most < 0:
+                break
+        return lines
 
 
 def read_file(raw: RawReader, buffering: int) -> io.BufferedReader:

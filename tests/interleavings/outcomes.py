@@ -24,7 +24,7 @@ close
     write                   done      whole     pending   -         Closed    all        E4
     write turn              done      Closed    pending   -         Closed    none       E4
     pipe-out                done      Closed    pending   -         -         none|some  E4
-    pipe-out                done      whole     pending   -         -         all        E4
+    pipe-out                done      whole     pending   -         -         all        E4 *
     opened early-read       done      Closed    resolves  Closed    Closed    -          E4
     early-detach            done      Closed    resolves  Closed    Closed    -          E4
     early-write             done      Closed    resolves  -         Closed    none       E4
@@ -101,7 +101,7 @@ Writer.close
     write early-write       done      whole     pending   -         resolves  all        W3
     write turn early-write  done      Closed    pending   -         resolves  none       W3
     pipe-out                done      Closed    pending   -         -         none|some  W3
-    pipe-out                done      whole     pending   -         -         all        W3
+    pipe-out                done      whole     pending   -         -         all        W3 *
 drop
     read gather peek        done      whole     pending   Closed    Closed    -          E6
     read gather             done      whole     pending   Locked    Closed    -          E6
@@ -124,7 +124,7 @@ FIN, FIN after data
     write early-write       done      whole     resolves  -         resolves  all        E1
     write turn early-write  done      Lost      resolves  -         resolves  none       E1
     pipe-out                done      Lost      resolves  -         -         none|some  E1
-    pipe-out                done      whole     resolves  -         -         all        E1
+    pipe-out                done      whole     resolves  -         -         all        E1 *
     opened                  done      whole     resolves  pending   resolves  -          E1
 FIN
     read gather early-read  done      EOF       resolves  resolves  resolves  -          E1 R10
@@ -151,7 +151,7 @@ RST after data
     early-read              done      whole     Lost      Lost      Lost      -          R9
     duplex                  done      whole     Lost      Lost      Lost      none       R9
 """
-# (*) The call came while detach() was under way: its socket is being handed out, or still opens.
+# (*) Comes if more than one thread is held up, or if the kernel has taken all but the last chunk.
 
 
 class Line(NamedTuple):

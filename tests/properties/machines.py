@@ -13,7 +13,13 @@ from collections.abc import Callable
 from typing import Any
 
 from hypothesis import settings
-from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
+from hypothesis.errors import HypothesisException
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 __all__ = ["NotedMachine", "run", "step"]
 
@@ -43,16 +49,28 @@ class NotedMachine(RuleBasedStateMachine):
             if sys.exc_info()[0] is None:
                 self.check_at_end()
         finally:
-            if isinstance(sys.exc_info()[1], Exception):  # else hypothesis has stopped it
+            error = sys.exc_info()[1]
+            # hypothesis stops it too, or complains that it went otherwise the time before.
+            if isinstance(error, Exception) and not isinstance(error, HypothesisException):
                 steps = "\n  ".join(self.steps)
                 NotedMachine.failed = f"{traceback.format_exc()}\nafter\n  {steps}"
             self.clean_up()
 
 
 def step(
-    *, by: Callable[..., Any] = rule, **arguments: Any
+    *,
+    by: Callable[..., Any] = rule,
+    when: Callable[[Any], object] | None = None,
+    **arguments: Any,
 ) -> Callable[[Callable[..., None]], Any]:
-    """A rule that is noted; `by=initialize` makes it the first one."""
+    """A rule that is noted.
+
+    Args:
+        by: `initialize` makes it the first one.
+        when: tells from the machine whether it may be taken now. It must depend on nothing but the
+            steps so far: what threads and networks do isn't the same twice.
+        arguments: strategies, as for a rule.
+    """
 
     def decorate(function: Callable[..., None]) -> Any:
         @functools.wraps(function)
@@ -61,7 +79,14 @@ def step(
             self.steps.append(f"{function.__name__}({given})")
             function(self, **chosen)
 
-        return by(**arguments)(noted)
+        made = by(**arguments)(noted)
+        if when is None:
+            return made
+
+        def is_allowed(self: NotedMachine) -> bool:  # with a name: old releases are slow at lambdas
+            return bool(when(self))
+
+        return precondition(is_allowed)(made)
 
     return decorate
 

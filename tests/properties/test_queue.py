@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from hypothesis import strategies as st
-from hypothesis.stateful import invariant, precondition
+from hypothesis.stateful import invariant
 
 from tcpsock._connection.queue import ByteQueue
 
@@ -85,8 +85,7 @@ class QueueMachine(NotedMachine):
                 break
             searched = max(0, len(self.queue) - len(separator) + 1)
 
-    @precondition(lambda self: len(self.model) > 5000)
-    @step()
+    @step(when=lambda self: len(self.model) > 5000)
     def clear(self) -> None:
         self.queue.clear()
         self.model = b""

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from hypothesis import strategies as st
-from hypothesis.stateful import initialize, invariant, precondition
+from hypothesis.stateful import initialize, invariant
 from peers import WAIT, Call, Peer, pattern, until, until_all_arrived
 
 import tcpsock
@@ -141,6 +141,7 @@ class ReaderMachine(NotedMachine):
         self.half_sent: tuple[bytes, bytes] | None = None  # the rest of a record; what is in it
         self.consumed = 0
         self.allowed = mark  # bytes that may be read ahead
+        self.put_back = 0  # at most, by a file: a receive that has begun doesn't know of them
         self.begun = False  # somebody has asked for bytes (rule R0)
         self.given_up = False  # cancel() was called
         self.cancelled = False  # and nothing had broken before
@@ -191,8 +192,11 @@ class ReaderMachine(NotedMachine):
         if self.end is None:
             self._send(self._make(pieces), cuts)
 
-    @precondition(lambda self: self.tls and self.end is None)
-    @step(size=st.integers(1, 3000), share=st.floats(0, 1))
+    @step(
+        when=lambda self: self.tls and self.end is None,
+        size=st.integers(1, 3000),
+        share=st.floats(0, 1),
+    )
     def send_half_a_record(self, size: int, share: float) -> None:
         self._send([])  # the other half of one before
         data = b"".join(self._make([size]))
@@ -203,8 +207,7 @@ class ReaderMachine(NotedMachine):
         self.peer.send_raw(raw[:cut])
         self.half_sent = raw[cut:], data
 
-    @precondition(lambda self: self.end is None and len(self.steps) > LATE)
-    @step(how=st.sampled_from(ENDS))
+    @step(when=lambda self: self.end is None and len(self.steps) > LATE, how=st.sampled_from(ENDS))
     def end_it(self, how: str) -> None:
         self._end_it(how)
 
@@ -226,12 +229,11 @@ class ReaderMachine(NotedMachine):
             return TlsTruncated
         return EOF
 
-    @precondition(
-        lambda self: (
+    @step(
+        when=lambda self: (
             self.ended_by in ("end", "notify") and not self.given_up and not self.broken_late
         )
     )
-    @step()
     def reset_after_the_end(self) -> None:
         """What came before it was complete, and stays so.
 
@@ -241,8 +243,7 @@ class ReaderMachine(NotedMachine):
         self.peer.reset()
         self.broken_late = True
 
-    @precondition(lambda self: self.begun and not self.given_up)
-    @step()
+    @step(when=lambda self: self.begun and not self.given_up)
     def all_that_may_be_is_read_ahead(self) -> None:
         least = min(len(self.unread), max(1, self.mark // 2))
         until(lambda: self.sock.stats.bytes_buffered >= least, f"{least} bytes are read ahead")
@@ -319,8 +320,8 @@ class ReaderMachine(NotedMachine):
         may_time_out = not certain or (seconds in SMALL and ahead is None)
         self._check(call, outcome, may_time_out=may_time_out)
 
-    @precondition(lambda self: self.end is None)
     @step(
+        when=lambda self: self.end is None,
         call=CALLS,
         pieces=PIECES,
         how=st.sampled_from([None] * 9 + ["end", "cut", "reset"]),
@@ -333,8 +334,11 @@ class ReaderMachine(NotedMachine):
         """`slowly`: no piece is sent before the one before has been received, if it is at all."""
         self._read_while_it_comes(call, self._make(pieces), how, patient, slowly)
 
-    @precondition(lambda self: self.end is None)
-    @step(before=st.sampled_from([b"", b"x", b"a", b"\r", b"xyz"]), call=SEARCHES)
+    @step(
+        when=lambda self: self.end is None,
+        before=st.sampled_from([b"", b"x", b"a", b"\r", b"xyz"]),
+        call=SEARCHES,
+    )
     def read_until_while_the_separator_comes_in_pieces(
         self, before: bytes, call: ReadUntil
     ) -> None:
@@ -375,8 +379,11 @@ class ReaderMachine(NotedMachine):
         outcome = running.error() or running.result()
         self._check(call, outcome, may_time_out=seconds < WAIT)
 
-    @precondition(lambda self: self.end is None and not self.given_up)
-    @step(calls=st.lists(CALLS, min_size=1, max_size=4), size=st.integers(50_000, 400_000))
+    @step(
+        when=lambda self: self.end is None and not self.given_up,
+        calls=st.lists(CALLS, min_size=1, max_size=4),
+        size=st.integers(50_000, 400_000),
+    )
     def read_while_much_comes(self, calls: list[ReadCall], size: int) -> None:
         """More than the kernel holds: the peer is stalled and goes on, many times."""
         reader = self._locked()
@@ -486,7 +493,8 @@ class ReaderMachine(NotedMachine):
             with pytest.raises(OSError, match="an earlier read of this file timed out"):
                 file.read(1)
             buffering = len(self.unread)
-        self.allowed += buffering
+        self.put_back = max(self.put_back, min(buffering, len(self.unread) - len(given)))
+        self.allowed += self.put_back
         if ending == "cancel" and self.end in (None, EOF) and len(self.steps) > LATE:
             self._cancel(self.sock.readable.cancel)
         if ending == "with":
@@ -501,8 +509,7 @@ class ReaderMachine(NotedMachine):
 
     # -- Giving it up ---------------------------------------------------------------------------
 
-    @precondition(lambda self: not self.given_up and len(self.steps) > LATE)
-    @step(by_reader=st.booleans())
+    @step(when=lambda self: not self.given_up and len(self.steps) > LATE, by_reader=st.booleans())
     def cancel(self, by_reader: bool) -> None:
         self._cancel(self._locked().cancel if by_reader else self.sock.readable.cancel)
 
@@ -522,10 +529,11 @@ class ReaderMachine(NotedMachine):
         self.end = EOF
         self.cancelled = self.eof_known = True
 
-    @precondition(
-        lambda self: not self.given_up and self.end in (None, EOF) and len(self.steps) > LATE
+    @step(
+        when=lambda self: not self.given_up and self.end in (None, EOF) and len(self.steps) > LATE,
+        call=CALLS,
+        blocked=st.booleans(),
     )
-    @step(call=CALLS, blocked=st.booleans())
     def cancel_under_a_read(self, call: ReadCall, blocked: bool) -> None:
         """The read comes to its end, either before or by the cancel()."""
         before = self._answer(call)
@@ -540,8 +548,9 @@ class ReaderMachine(NotedMachine):
 
     # -- The other direction --------------------------------------------------------------------
 
-    @precondition(lambda self: self.ended_by != "cut" and not self.broken_late)
-    @step(size=st.integers(1, 100))
+    @step(
+        when=lambda self: self.ended_by != "cut" and not self.broken_late, size=st.integers(1, 100)
+    )
     def write(self, size: int) -> None:
         """It may meet the peer's end or reset first, which must not change what is read.
 
@@ -557,8 +566,7 @@ class ReaderMachine(NotedMachine):
         else:
             assert isinstance(error, SocketError | None)
 
-    @precondition(lambda self: not self.half_closed and not self.broken_late)
-    @step(first=FIRST)
+    @step(when=lambda self: not self.half_closed and not self.broken_late, first=FIRST)
     def half_close(self, first: Pieces) -> None:
         """Reading goes on, and loses nothing of what is waiting at this moment (rule W3)."""
         self._send_more(first)
@@ -577,8 +585,7 @@ class ReaderMachine(NotedMachine):
             assert stats.bytes_received == 0
         if not self._was_reset:  # then all that the kernel holds is taken in
             assert stats.bytes_buffered <= self.allowed
-        # One byte more, if a file has put something back just before a receive.
-        self.allowed = max(self.mark, stats.bytes_buffered) + 1
+        self.allowed = max(self.mark, stats.bytes_buffered) + self.put_back
         assert stats.bytes_buffered <= len(self.unread)
         if isinstance(self.end, type):
             return  # cancel() may have thrown something away

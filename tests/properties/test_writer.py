@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from hypothesis import strategies as st
-from hypothesis.stateful import initialize, invariant, precondition
+from hypothesis.stateful import initialize, invariant
 from peers import WAIT, Call, pattern
 
 import tcpsock
@@ -165,8 +165,8 @@ class WriterMachine(NotedMachine):
         chunks = way(self._make(pieces))
         self._write(lambda: self._locked().writelines(chunks))
 
-    @precondition(lambda self: not self.ended)
     @step(
+        when=lambda self: not self.ended,
         pieces=st.lists(PIECES | st.just("flush"), max_size=5),
         buffering=st.sampled_from([1, 7, 1000, 65_536]),
         ending=st.sampled_from(["close", "with", "drop"]),
@@ -192,8 +192,11 @@ class WriterMachine(NotedMachine):
         del file
         assert not self.sock.writable.locked
 
-    @precondition(lambda self: not self.ended)
-    @step(size=st.integers(100_000, 1_000_000), kind=st.sampled_from(["bytes", "c_int32"]))
+    @step(
+        when=lambda self: not self.ended,
+        size=st.integers(100_000, 1_000_000),
+        kind=st.sampled_from(["bytes", "c_int32"]),
+    )
     def write_much(self, size: int, kind: str) -> None:
         """More than the kernel takes: the write waits for the peer, many times."""
         data = Piece(kind, size).make(self.written)
@@ -204,8 +207,10 @@ class WriterMachine(NotedMachine):
         self._locked().write(data, timeout=WAIT)
         assert reading.result() == expected
 
-    @precondition(lambda self: not self.ended)
-    @step(sizes=st.lists(st.integers(1, 100_000), min_size=2, max_size=4))
+    @step(
+        when=lambda self: not self.ended,
+        sizes=st.lists(st.integers(1, 100_000), min_size=2, max_size=4),
+    )
     def write_at_once(self, sizes: list[int]) -> None:
         """From several threads: each goes out whole, in some order (rule W2)."""
         writer = self._locked()
@@ -261,8 +266,7 @@ class WriterMachine(NotedMachine):
         del writer
         assert not self.sock.writable.locked
 
-    @precondition(lambda self: len(self.steps) > 10)
-    @step(by_writer=st.booleans())
+    @step(when=lambda self: len(self.steps) > 10, by_writer=st.booleans())
     def close(self, by_writer: bool) -> None:
         writer = self._locked()
         (writer if by_writer else self.sock.writable).close()
@@ -279,8 +283,7 @@ class WriterMachine(NotedMachine):
         assert self.peer.read_exactly(size) == self.unread[:size]
         self.unread = self.unread[size:]
 
-    @precondition(lambda self: len(self.inbound) < 10_000)
-    @step(size=st.integers(1, 5000))
+    @step(when=lambda self: len(self.inbound) < 10_000, size=st.integers(1, 5000))
     def peer_sends(self, size: int) -> None:
         """Nobody reads it before the end: a half-close must not lose it (rule W3)."""
         data = pattern(size, len(self.inbound))

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from functools import partial
 
 from anvil import PATIENCE, leaving_nothing
-from hammers_closing import close_from_eight, everything_in_flight
+from hammers_closing import close_from_eight, closed_by_finalizers, everything_in_flight
 from hammers_opening import callbacks_that_call_in, connects_given_up
 from hammers_processes import exits, forks, multiprocessing_by_any_method
 from hammers_signals import (
@@ -46,6 +46,8 @@ HAMMERS: dict[str, Callable[[int], object]] = {
     "in-flight-tls12": partial(everything_in_flight, "tls12"),
     "in-flight-tls13": partial(everything_in_flight, "tls13"),
     "in-flight-starttls": partial(everything_in_flight, "starttls"),
+    "finalizers-plain": partial(closed_by_finalizers, "plain"),
+    "finalizers-tls": partial(closed_by_finalizers, "tls"),
     "starttls-loop": starttls_in_a_loop,
     "starttls-during-writes": starttls_during_writes,
     "connects-given-up": connects_given_up,

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import random
+import socket
+import warnings
 from collections.abc import Callable
+from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
 
-from anvil import PATIENCE, Barrier, frame, outcome, read_somehow, together, unframe
+from anvil import PATIENCE, TLS, Barrier, frame, outcome, read_somehow, together, unframe
 from conftest import Pair
 from peers import WAIT, Call, pattern
 
-from tcpsock import ConnectionLost, SocketAborted, SocketClosed
+import tcpsock
+from tcpsock import ConnectionLost, SocketAborted, SocketClosed, SocketError
+from tcpsock.testing import serve
 
-__all__ = ["close_from_eight", "everything_in_flight"]
+__all__ = ["close_from_eight", "closed_by_finalizers", "everything_in_flight"]
 
 
 def close_from_eight(transport: str, seed: int) -> None:
@@ -144,3 +150,52 @@ def everything_in_flight(transport: str, seed: int) -> None:
         for me, numbers in enumerate(written):
             assert len(got.get(me, ())) >= len(numbers), f"writer {me}: {got} of {numbers}"
     pair.end()
+
+
+class Client:
+    """As drivers write it: it closes its socket when it goes, and only the collector finds it."""
+
+    def __init__(self, sock: tcpsock.Socket, how: str) -> None:
+        self.sock, self._how = sock, how
+        self._me = self
+
+    def __del__(self) -> None:
+        with suppress(SocketError):
+            getattr(self.sock, self._how)()
+
+
+def closed_by_finalizers(transport: str, seed: int) -> None:
+    """Garbage is collected at any line of any thread, and closes sockets amid what others do."""
+    warnings.filterwarnings("ignore", "unclosed tcpsock", ResourceWarning)
+    rng = random.Random(seed)
+    often, usual = rng.choice((1, 7, 30, 100)), gc.get_threshold()
+    closed: list[Future[None]] = []
+    options = {} if transport == "plain" else TLS()
+
+    def come_and_go(seed: float) -> None:
+        rng = random.Random(seed)
+        for _ in range(8):
+            sock = tcpsock.connect(server.address, **options, close_timeout=0.5, timeout=WAIT)
+            closed.append(sock.closed)
+            reader, writer = sock.streams()
+            for _ in range(rng.randrange(3)):
+                writer.write(pattern(2_000))
+                assert reader.read_exactly(2_000) == pattern(2_000)
+            if rng.random() < 0.5:
+                writer.close()
+            client = Client(sock, rng.choice(("close", "close", "abort", "streams")))
+            del sock, reader, writer, client
+            for _ in range(rng.choice((0, 1_000, 10_000))):  # so that another thread finds it
+                pass
+
+    def echo(sock: socket.socket) -> None:
+        while received := sock.recv(1 << 16):
+            sock.sendall(received)
+
+    with serve(echo, tls=transport == "tls") as server:
+        gc.set_threshold(often, 2, 2)
+        together(*(partial(come_and_go, rng.random()) for _ in range(8)))
+        gc.set_threshold(*usual)
+        gc.collect()
+        for future in closed:
+            outcome(future, SocketAborted)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import gc
 import io
 import itertools
 import random
@@ -215,6 +216,9 @@ class Victim:
 
     def drop(self, sock: Socket, rng: random.Random) -> None:
         self.current = None
+        if rng.random() < 0.7:  # the collector is to find it, in any thread and at any line
+            cycle: list[object] = [sock]
+            cycle.append(cycle)
 
     def wait(self, sock: Socket, rng: random.Random) -> None:
         with contextlib.suppress(concurrent.futures.TimeoutError):
@@ -248,6 +252,7 @@ def storm(transport: str, seed: int) -> None:
     # We drop sockets on purpose; a peer's are lost where wrap_socket() finds them reset.
     warnings.filterwarnings("ignore", "unclosed (tcpsock|<tcpsock.testing)", ResourceWarning)
     rng = random.Random(seed)
+    gc.set_threshold(rng.choice((1, 20, 700)))
     together(*(partial(_one, transport, rng.random()) for _ in range(6)))
 
 
@@ -278,7 +283,8 @@ def _one(transport: str, seed: float) -> None:
             call.result()
         if rng.random() < 0.5:
             victim.end(rng)
-        victim.current = None  # the last reference
+        victim.current = None  # the last reference, but for cycles
+        gc.collect()
         for future in victim.futures:
             outcome(future, SocketError)
     for received in peer.received:

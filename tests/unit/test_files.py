@@ -123,7 +123,7 @@ def test_write_all_goes_on_where_a_file_takes_a_part(at_once: int | None, calls:
 
 # Reading ----------------------------------------------------------------------------------------
 
-TIMEOUTS = [None, ADOPTED]  # with and without a log of what was gathered
+TIMEOUTS = [None, ADOPTED]  # without and with a log of what was gathered
 
 
 @pytest.mark.parametrize("timeout", TIMEOUTS)
