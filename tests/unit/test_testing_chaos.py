@@ -526,8 +526,10 @@ def test_a_target_that_has_hung_up_before_anybody_looked(monkeypatch: pytest.Mon
             assert poll.poll(20_000)
 
     monkeypatch.setattr(_Link, "_poll", late)
-    with serve(Script(Send(b"421 too busy\r\n"), Reset())) as server:
+    connected = threading.Event()  # else the reset may be what our own connect() tells of
+    with serve(Script(Send(b"421 too busy\r\n"), Stall(connected), Reset())) as server:
         with ChaosProxy(server.address) as proxy, dial(proxy.address) as client:
+            connected.set()
             assert read_exactly(client, 14) == b"421 too busy\r\n"
             with pytest.raises(ConnectionResetError):
                 client.recv(1)
