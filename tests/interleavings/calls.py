@@ -108,7 +108,7 @@ def read_beside_write(scene: Scene) -> Callable[[], object]:
 
 
 def begin_another_write(scene: Scene, call: Callable[[], object]) -> None:
-    scene.schedule.run("another write", call)
+    scene.another = scene.schedule.run("another write", call)
     scene.wrote_before = BULK
     scene.schedule.settle()
 

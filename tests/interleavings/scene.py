@@ -90,6 +90,7 @@ class Scene:
         kept: what else refers to the socket.
         peer: its other end; None while a name is looked up.
         other, other_peer: the connection at the other end of a pipe.
+        another: another write than the call's, where there is one.
         upgraded, detached: what start_tls() or detach() gave.
         sent: what the peer has sent, and got: received.
         wrote_before: what another write writes, which began before the call.
@@ -114,6 +115,7 @@ class Scene:
         self.peer: Any = None
         self.peer_has_ended = self.was_reset = self.given_up = False
         self.other: Any = None
+        self.another: Call | None = None
         self.other_peer: Any = None
         self.upgraded: Any = None
         self.detached: Any = None
@@ -211,6 +213,9 @@ class Scene:
             self.open_up()
             self.schedule.settle()
         said = self._what(event, None, "done"), self._what(call, self.blocked.gives, "whole")
+        if self.another is not None and self.schedule.is_over("another write"):
+            self.another.error()  # its thread may go on to hold the socket for a moment
+            self.schedule.settle()
         states = [_state(future) for future in self._closed]
         if self.upgraded is not None and self.sent:
             failure = self.upgraded.opened.exception(WAIT)  # before ClientHello, or behind it
